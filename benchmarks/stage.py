@@ -1,0 +1,92 @@
+"""What the benchmarks share: a server pinned to one core, questions, and medians."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+
+from palio.bench.closed import post_json
+
+MODEL = "minilm-l6"
+PATH = "/v1/embeddings"
+SERVER_CPU, CLIENT_CPU = 0, 1
+_READY = re.compile(r"palio is ready at http://[^:]+:(\d+)")
+_QUESTIONS = Path(__file__).parents[1] / "src/palio/demo/questions.txt"
+
+
+def read_questions(path: str | None) -> list[str]:
+    """One question a line; of a tab-separated file the last column. Ours if no file is named."""
+    lines = Path(path or _QUESTIONS).read_text("utf-8").splitlines()
+    return [line.rsplit("\t", 1)[-1].strip() for line in lines if line.strip()]
+
+
+def embedding_requests(questions: Sequence[str]) -> list[bytes]:
+    """Each question as the bytes of a request."""
+    return [
+        post_json(PATH, orjson.dumps({"model": MODEL, "input": question}))
+        for question in questions
+    ]
+
+
+@contextmanager
+def pinned_server(source: str = f"zoo:{MODEL}", *settings: str) -> Iterator[int]:
+    """`palio serve` on the server's core, on any free port, which is given; its log thrown away.
+
+    Settings are written as for --set; what is measured is measured with the defaults.
+    """
+    command = [sys.executable, "-m", "palio.cli", "serve", source, "--http-port", "0"]
+    for setting in settings:
+        command += ["--set", setting]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := _READY.search(line):
+                yield int(found[1])
+                break
+        else:
+            raise SystemExit(f"the server did not start: {' '.join(command)}")
+    finally:
+        process.terminate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def stay_on_the_clients_core() -> None:
+    """Keep this process off the server's core; says so where there is only one."""
+    cpus = os.sched_getaffinity(0)
+    if {SERVER_CPU, CLIENT_CPU} <= cpus:
+        os.sched_setaffinity(0, {CLIENT_CPU})
+    else:
+        print("only one core here: server and client share it, and the ratios say little")
+
+
+def machine_line() -> str:
+    """The machine in a few words, for the top of every table."""
+    model = "unknown CPU"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def median_of(values: Sequence[float]) -> str:
+    """The median, with the least and the most."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"

@@ -1,0 +1,169 @@
+"""The command line: parse, call one function, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+# Everything heavy is imported inside the command that needs it: `palio --help` must be quick.
+
+
+def _version() -> str:
+    from palio.app import palio_version
+
+    return palio_version()
+
+
+app = App(
+    name="palio",
+    help="Serve machine-learning models, and find out which way of serving them is best.",
+    version=_version,
+)
+config = App(name="config", help="What the settings are and where they come from.")
+model = App(name="model", help="Fetch and build models.")
+app.command(config)
+app.command(model)
+
+Source = Annotated[
+    str | None, Parameter(help="zoo:NAME, a model.onnx, a folder with one, or a palio.yaml.")
+]
+Changes = Annotated[
+    list[str] | None,
+    Parameter(
+        name=["--set", "-s"],
+        help="Any key of palio.yaml, as in models.minilm-l6.batch.max_rows=8. May be repeated.",
+        negative="",
+    ),
+]
+Host = Annotated[str | None, Parameter(help="Address to listen on (server.host).")]
+Port = Annotated[int | None, Parameter(help="Port for HTTP, 0 for any (server.http_port).")]
+Socket = Annotated[str | None, Parameter(help="Unix socket instead (server.unix_socket).")]
+Once = Annotated[bool, Parameter(help="Do it all once and exit instead of serving on.")]
+Seconds = Annotated[float, Parameter(help="How long each cell of the table is measured.")]
+
+
+@app.command
+def serve(
+    source: Source = None,
+    /,
+    *,
+    host: Host = None,
+    http_port: Port = None,
+    unix_socket: Socket = None,
+    changes: Changes = None,
+) -> None:
+    """Serve a model, or all that a palio.yaml names, until told to stop."""
+    from palio.app import run
+    from palio.settings import cache_root, load_settings
+    from palio.toolchain.cache import Cache
+    from palio.toolchain.progress_rich import RichProgress
+
+    flags = _flags(changes, {"host": host, "http_port": http_port, "unix_socket": unix_socket})
+    settings = load_settings(_source(source), os.environ, flags)
+    with RichProgress() as progress:
+        run(settings, Cache(cache_root(os.environ)), progress, _say)
+
+
+@app.command
+def demo(
+    *,
+    once: Once = False,
+    http_port: Annotated[int, Parameter(help="Port the server is left on.")] = 8000,
+    seconds: Seconds = 3.0,
+) -> None:
+    """Fetch a real model, serve it, ask it real questions, and measure it with batching off and on.
+
+    Without a terminal it does the same and exits, as with --once.
+    """
+    from palio.demo import run_demo
+
+    run_demo(http_port=http_port, seconds=seconds, serve_on=not once and sys.stdout.isatty())
+
+
+@app.command
+def doctor() -> None:
+    """What this machine can do, what is missing, and the one command that mends it."""
+    from rich.console import Console
+
+    from palio.doctor import examine, render
+
+    report = examine(os.environ)
+    Console().print(render(report))
+    sys.exit(report.exit_status)
+
+
+@config.command
+def explain(source: Source = None, /, *, changes: Changes = None) -> None:
+    """Every effective setting, and where it came from."""
+    from palio.settings import explain as explain_settings
+    from palio.settings import load_settings
+
+    settings = load_settings(_source(source), os.environ, _flags(changes, {}))
+    for each in explain_settings(settings):
+        _say(f"{each.key} = {each.value}  ({each.source})")
+
+
+@model.command
+def build(reference: str, /) -> None:
+    """Fetch and build a model, such as zoo:minilm-l6, and say where it lies."""
+    from palio.settings import cache_root
+    from palio.toolchain.build import build as build_model
+    from palio.toolchain.cache import Cache
+    from palio.toolchain.progress_rich import RichProgress
+
+    with RichProgress() as progress:
+        _say(str(build_model(reference, Cache(cache_root(os.environ)), progress)))
+
+
+def _flags(changes: list[str] | None, server: Mapping[str, object]) -> dict[str, object]:
+    """Flags as dotted keys, values still as written."""
+    from palio.core.errors import SettingsError
+
+    flags = {f"server.{key}": value for key, value in server.items() if value is not None}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {change}: write it as key=value")
+        flags[key] = value
+    return flags
+
+
+def _source(source: str | None) -> str | None:
+    """What was named; else a palio.yaml in this folder."""
+    if source is None and Path("palio.yaml").exists():
+        return "palio.yaml"
+    return source
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Run the command line; what is wrong is said in a sentence, not in a traceback."""
+    from palio.core.errors import PalioError, SettingsError
+
+    try:
+        app()
+    except (SettingsError, PalioError) as error:
+        _complain(str(error))
+    except Exception as error:
+        from palio.toolchain.errors import ToolchainError
+
+        if not isinstance(error, ToolchainError):
+            raise
+        _complain(str(error))
+
+
+def _complain(message: str) -> None:
+    print(f"palio: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
