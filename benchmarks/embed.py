@@ -8,38 +8,44 @@ speed of a shared machine drifts.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-import uvloop
+import orjson
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from stage import (
     MODEL,
-    SERVER_CPU,
+    ask,
     embedding_requests,
     machine_line,
     median_of,
+    on_the_servers_core,
     pinned_server,
     read_questions,
     stay_on_the_clients_core,
 )
 
-from palio.bench.closed import Period, closed_loop
+from palio.bench.closed import Period
 from palio.settings import cache_root
 from palio.toolchain.build import build
 from palio.toolchain.cache import Cache
 from palio.toolchain.progress_rich import RichProgress
 
+SIZES = (1, 8, 32)
+OFF = f"models.{MODEL}.batch.enabled=false"
+
 
 class BareLoop:
-    """The reference process."""
+    """The reference process: tokenise and run, no server."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -56,13 +62,14 @@ class BareLoop:
 def bare_loop(questions: str | None) -> Iterator[BareLoop]:
     with RichProgress() as progress:
         folder = build(f"zoo:{MODEL}", Cache(cache_root(os.environ)), progress)
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "bare_loop.py"), folder, questions or ""],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
-    )
+    script = Path(__file__).parent / "bare_loop.py"
+    with on_the_servers_core():
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(folder), questions or ""],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     try:
         assert process.stdout is not None
         process.stdout.readline()
@@ -72,88 +79,121 @@ def bare_loop(questions: str | None) -> Iterator[BareLoop]:
         process.communicate()
 
 
+@dataclass(frozen=True)
+class Round:
+    """One pass over everything at one number of callers."""
+
+    size: int
+    bare: float
+    on: Period
+    off: Period
+
+
+def measure(questions: str | None, rounds: int, seconds: float) -> list[Round]:
+    """All rounds, in the order they were run."""
+    requests = embedding_requests(read_questions(questions))
+    kept: list[Round] = []
+    with (
+        bare_loop(questions) as bare,
+        pinned_server() as on,
+        pinned_server(f"zoo:{MODEL}", OFF) as off,
+    ):
+        for port in (on, off):
+            ask(port, requests, 8, 2.0)
+        for _ in track(range(rounds), "measuring", console=Console(stderr=True)):
+            kept += [
+                Round(
+                    size,
+                    bare.rows_per_s(seconds, size),
+                    ask(on, requests, size, seconds),
+                    ask(off, requests, size, seconds),
+                )
+                for size in SIZES
+            ]
+    return kept
+
+
+def table_of(rounds: Sequence[Round]) -> list[dict[str, float | str]]:
+    """One row for each number of callers and arm: medians over the rounds."""
+    rows: list[dict[str, float | str]] = []
+    for size in SIZES:
+        here = [each for each in rounds if each.size == size]
+        bare = statistics.median(each.bare for each in here)
+        rows.append({"callers": size, "arm": f"bare loop, batch {size}", "rows/s": round(bare)})
+        for arm, periods in (
+            ("served, batching off", [each.off for each in here]),
+            ("served, batching on", [each.on for each in here]),
+        ):
+            rows.append(
+                {
+                    "callers": size,
+                    "arm": arm,
+                    "rows/s": round(statistics.median(p.per_s for p in periods)),
+                    "p50 ms": round(statistics.median(p.latency_ms(0.5) for p in periods), 2),
+                    "p99 ms": round(statistics.median(p.latency_ms(0.99) for p in periods), 2),
+                    "mean batch": round(statistics.median(p.mean_batch for p in periods), 2),
+                }
+            )
+    return rows
+
+
+def ratios_of(rounds: Sequence[Round]) -> dict[str, str]:
+    """The claims, each a median over the rounds with its least and most."""
+    by_size = {size: [each for each in rounds if each.size == size] for size in SIZES}
+    claims = {
+        f"served at c = {size} / bare loop, batch {size}": median_of(
+            [each.on.per_s / each.bare for each in by_size[size]]
+        )
+        for size in SIZES
+    }
+    claims["batching on / off at c = 32"] = median_of(
+        [each.on.per_s / each.off.per_s for each in by_size[32]]
+    )
+    claims["batching adds to p50 at c = 1, µs"] = median_of(
+        [1e3 * (each.on.latency_ms(0.5) - each.off.latency_ms(0.5)) for each in by_size[1]]
+    )
+    claims["mean batch at c = 32, batching on"] = median_of(
+        [each.on.mean_batch for each in by_size[32]]
+    )
+    claims["mean batch, batching off"] = median_of([each.off.mean_batch for each in rounds])
+    claims["failed requests"] = str(sum(each.on.failed + each.off.failed for each in rounds))
+    return claims
+
+
+def show(rows: Sequence[dict[str, float | str]], ratios: dict[str, str], title: str) -> None:
+    console = Console(width=110)
+    table = Table(title=title, title_justify="left")
+    for column in ("callers", "arm", "rows/s", "p50 ms", "p99 ms", "mean batch"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for row in rows:
+        cells = [str(row.get(column.header, "")) for column in table.columns]
+        table.add_row(*cells, end_section=row["arm"] == "served, batching on")
+    console.print(table)
+    for claim, value in ratios.items():
+        console.print(f"{claim:40} {value}", highlight=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each cell in each round")
     parser.add_argument("--questions", help="a file of questions, one a line")
+    parser.add_argument("--save", type=Path, help="keep the table and the ratios as JSON")
     options = parser.parse_args()
     stay_on_the_clients_core()
-    requests = embedding_requests(read_questions(options.questions))
-    off_setting = f"models.{MODEL}.batch.enabled=false"
-
-    def ask(port: int, concurrency: int, seconds: float) -> Period:
-        async def go() -> Period:
-            return await closed_loop(
-                "127.0.0.1", port, requests, concurrency=concurrency, seconds=seconds
-            )
-
-        return uvloop.run(go())
-
-    bare_rates: dict[int, list[float]] = {1: [], 8: [], 32: []}
-    periods: dict[tuple[bool, int], list[Period]] = {}
-    with (
-        bare_loop(options.questions) as bare,
-        pinned_server() as on,
-        pinned_server(f"zoo:{MODEL}", off_setting) as off,
-    ):
-        for port in (on, off):
-            ask(port, 8, 2.0)
-        for _ in track(range(options.rounds), "measuring", console=Console(stderr=True)):
-            for size in bare_rates:
-                bare_rates[size].append(bare.rows_per_s(options.seconds, size))
-                for batching, port in ((True, on), (False, off)):
-                    period = ask(port, size, options.seconds)
-                    periods.setdefault((batching, size), []).append(period)
-
-    console = Console(width=110)
-    console.print(machine_line())
-    table = Table(
-        title=f"MiniLM, short questions, closed loop, server on one core; medians of {options.rounds}",
-        title_justify="left",
+    rounds = measure(options.questions, options.rounds, options.seconds)
+    rows, ratios = table_of(rounds), ratios_of(rounds)
+    title = (
+        f"MiniLM, short questions, closed loop, server on one core of {machine_line()}; "
+        f"medians of {options.rounds} rounds of {options.seconds:g} s"
     )
-    for title in ("callers", "arm", "rows/s", "p50 ms", "p99 ms", "mean batch"):
-        table.add_column(title, justify="left" if title == "arm" else "right")
-    for size, rates in bare_rates.items():
-        middle = sorted(rates)[len(rates) // 2]
-        table.add_row(str(size), f"bare loop, batch {size}", f"{middle:.0f}", "", "", "")
-        for batching in (False, True):
-            runs = sorted(periods[batching, size], key=lambda period: period.per_s)
-            run = runs[len(runs) // 2]
-            name = "served, batching on" if batching else "served, batching off"
-            table.add_row(
-                "",
-                name,
-                f"{run.per_s:.0f}",
-                f"{run.latency_ms(0.5):.2f}",
-                f"{run.latency_ms(0.99):.2f}",
-                f"{run.mean_batch:.2f}",
-                end_section=batching,
-            )
-    console.print(table)
-
-    def ratios(batching: bool, size: int, bare_size: int) -> list[float]:
-        pairs = zip(periods[batching, size], bare_rates[bare_size], strict=True)
-        return [period.per_s / rate for period, rate in pairs]
-
-    added_us = [
-        1e3 * (on.latency_ms(0.5) - off.latency_ms(0.5))
-        for on, off in zip(periods[True, 1], periods[False, 1], strict=True)
-    ]
-    failed = sum(period.failed for runs in periods.values() for period in runs)
-    console.print(
-        f"served at c = 32 / bare loop, batch 32:  {median_of(ratios(True, 32, 32))}\n"
-        f"served at c = 8 / bare loop, batch 8:    {median_of(ratios(True, 8, 8))}\n"
-        f"served at c = 1 / bare loop, batch 1:    {median_of(ratios(True, 1, 1))}\n"
-        f"batching on / off at c = 32:             "
-        f"{median_of([a / b for a, b in zip(ratios(True, 32, 32), ratios(False, 32, 32), strict=True)])}\n"
-        f"batching adds to p50 at c = 1, µs:       {median_of(added_us)}\n"
-        f"mean batch with batching off:            "
-        f"{max(run.mean_batch for (on, _), runs in periods.items() if not on for run in runs):.3f}\n"
-        f"failed requests:                         {failed}",
-        highlight=False,
-    )
-    if failed:
+    show(rows, ratios, title)
+    if options.save:
+        kept = {"title": title, "date": f"{datetime.now(UTC):%Y-%m-%d}", "rows": rows}
+        options.save.write_bytes(
+            orjson.dumps({**kept, "ratios": ratios}, option=orjson.OPT_INDENT_2)
+        )
+    if ratios["failed requests"] != "0":
         sys.exit(1)
 
 

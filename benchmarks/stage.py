@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
+import uvloop
 
-from palio.bench.closed import post_json
+from palio.bench.closed import Period, closed_loop, post_json
 
 MODEL = "minilm-l6"
 PATH = "/v1/embeddings"
@@ -32,8 +33,7 @@ def read_questions(path: str | None) -> list[str]:
 def embedding_requests(questions: Sequence[str]) -> list[bytes]:
     """Each question as the bytes of a request."""
     return [
-        post_json(PATH, orjson.dumps({"model": MODEL, "input": question}))
-        for question in questions
+        post_json(PATH, orjson.dumps({"model": MODEL, "input": question})) for question in questions
     ]
 
 
@@ -46,13 +46,10 @@ def pinned_server(source: str = f"zoo:{MODEL}", *settings: str) -> Iterator[int]
     command = [sys.executable, "-m", "palio.cli", "serve", source, "--http-port", "0"]
     for setting in settings:
         command += ["--set", setting]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CPU}),
-    )
+    with on_the_servers_core():
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -68,13 +65,22 @@ def pinned_server(source: str = f"zoo:{MODEL}", *settings: str) -> Iterator[int]
             process.stdout.close()
 
 
+@contextmanager
+def on_the_servers_core() -> Iterator[None]:
+    """What is started in here inherits the server's core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {SERVER_CPU})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def stay_on_the_clients_core() -> None:
-    """Keep this process off the server's core; says so where there is only one."""
-    cpus = os.sched_getaffinity(0)
-    if {SERVER_CPU, CLIENT_CPU} <= cpus:
-        os.sched_setaffinity(0, {CLIENT_CPU})
-    else:
-        print("only one core here: server and client share it, and the ratios say little")
+    """Keep this process off the server's core; refuse where there is only one."""
+    if not {SERVER_CPU, CLIENT_CPU} <= os.sched_getaffinity(0):
+        raise SystemExit("cores 0 and 1 are needed: one for the server, one for the client")
+    os.sched_setaffinity(0, {CLIENT_CPU})
 
 
 def machine_line() -> str:
@@ -85,6 +91,13 @@ def machine_line() -> str:
             model = line.partition(":")[2].strip()
             break
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def ask(port: int, requests: Sequence[bytes], concurrency: int, seconds: float) -> Period:
+    """A closed loop against a server on this machine."""
+    return uvloop.run(
+        closed_loop("127.0.0.1", port, requests, concurrency=concurrency, seconds=seconds)
+    )
 
 
 def median_of(values: Sequence[float]) -> str:

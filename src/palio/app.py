@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -168,6 +169,7 @@ class Server:
             version=palio_version(),
         )
         self.url = ""
+        self._was_ready = False
 
     async def __aenter__(self) -> Server:
         """Open the door, which says "not ready" until the models are loaded, then load them."""
@@ -177,6 +179,7 @@ class Server:
         except BaseException:
             await self.stop(0.0)
             raise
+        self._was_ready = True
         self.log.say("info", "ready", url=self.url)
         return self
 
@@ -194,7 +197,9 @@ class Server:
         await self.door.close()
         if self._tokenise is not None:
             self._tokenise.stop()
-        self.log.say("info", "stopped")
+        if self._was_ready:
+            # What never started has not stopped: its one sentence is the error's.
+            self.log.say("info", "stopped")
         self.log.close()
 
     async def _open(self) -> None:
@@ -210,7 +215,7 @@ class Server:
         except OSError as error:
             where = server.unix_socket or f"{server.host}:{server.http_port}"
             raise SettingsError(
-                f"cannot listen on {where}: {error.strerror or error}; "
+                f"cannot listen on {where}: {_reason(error)}; "
                 "another address: --host, --http-port or --unix-socket"
             ) from error
 
@@ -305,17 +310,16 @@ def _facts_of(record: ExchangeRecord) -> dict[str, Any]:
     return facts
 
 
-async def serve(settings: Settings, cache: Cache, progress: Progress, say: Say) -> None:
+async def serve(settings: Settings, prepared: Prepared, say: Say) -> None:
     """Serve until SIGINT or SIGTERM; a second one does not wait for the drain.
 
-    Raises what `prepare` raises, and whatever stopped a model from loading.
+    Raises whatever stopped a model from loading, or the door from opening.
     """
     began = time.monotonic()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    prepared = await loop.run_in_executor(None, prepare, settings, cache, progress)
     for line in prepared.plan.lines():
         say(line)
     server = Server(settings, prepared)
@@ -324,25 +328,37 @@ async def serve(settings: Settings, cache: Cache, progress: Progress, say: Say) 
             say(_model_line(name, state.manifest, state.info.backend if state.info else ""))
         say(f"palio is ready at {server.url} ({time.monotonic() - began:.2f} s)")
         await stopping.wait()
-        say("palio is stopping")
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
+        say("palio is stopping")
 
 
 def _model_line(name: str, manifest: Manifest, backend: str) -> str:
+    weights = f"{manifest.weights} weights {manifest.artifact_sha256[:12]}".rstrip()
     return (
         f"model {name} version {manifest.version}: {manifest.task} on {backend}, "
-        f"{manifest.precision}, {manifest.weights} weights {manifest.artifact_sha256[:12]}"
+        f"{manifest.precision}, {weights}"
     )
 
 
+def _reason(error: OSError) -> str:
+    """Why the system refused, in its own words; a failed look-up of a name has no number."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return error.strerror or str(error)
+
+
 def run(settings: Settings, cache: Cache, progress: Progress, say: Say) -> None:
-    """`serve` on uvloop, to its end."""
+    """Prepare, then `serve` on uvloop, to its end.
+
+    Preparing may take minutes. It comes before the loop and on this thread, so that Ctrl-C and
+    SIGTERM end it as they end any program.
+    """
+    prepared = prepare(settings, cache, progress)
     import uvloop
 
-    with suppress(KeyboardInterrupt):
-        uvloop.run(serve(settings, cache, progress, say))
+    uvloop.run(serve(settings, prepared, say))
 
 
 def palio_version() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 # Everything heavy is imported inside the command that needs it: `palio --help` must be quick.
 
@@ -149,9 +149,12 @@ def main() -> None:
     from palio.core.errors import PalioError, SettingsError
 
     try:
-        app()
-    except (SettingsError, PalioError) as error:
+        app(print_error=False, exit_on_error=False)
+    except (SettingsError, PalioError, CycloptsError) as error:
         _complain(str(error))
+    except KeyboardInterrupt:
+        # As a shell says it of a program that an interrupt ended: 128 + SIGINT.
+        sys.exit(130)
     except Exception as error:
         from palio.toolchain.errors import ToolchainError
 

@@ -188,7 +188,7 @@ async def test_blank_text_is_refused_before_it_costs_anything(clock: HandClock) 
     async with running(clock, spec_of(LETTERS, backend)) as runtime:
         with pytest.raises(ValidationFailed) as caught:
             await ask(runtime, request(texts("a", " "), model="letters"))
-    assert caught.value.field == "text[1]"
+    assert caught.value.field == "inputs[0].data[1]"
 
 
 async def test_a_full_queue_is_said_at_once_also_when_tokenising_took_its_time(

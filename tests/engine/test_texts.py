@@ -4,12 +4,9 @@ import asyncio
 from collections.abc import Sequence
 
 import anyio
-import numpy as np
 import pytest
 
-from palio.core.errors import TooLarge, ValidationFailed
-from palio.core.tensors import Tensor
-from palio.engine.texts import INLINE_CHARS, Ids, TextPreparer, TokeniseThread, read_texts
+from palio.engine.texts import INLINE_CHARS, Ids, TextPreparer, TokeniseThread
 from tests.kit.served import nobody
 
 pytestmark = pytest.mark.anyio
@@ -35,12 +32,6 @@ class Letters:
 
     def encode_many(self, texts: Sequence[str]) -> list[Ids]:
         return [self.encode(text) for text in texts]
-
-
-def tensor(*items: object) -> Tensor:
-    data = np.empty(len(items), np.object_)
-    data[:] = items
-    return Tensor("text", "BYTES", data)
 
 
 LONG = "a" * INLINE_CHARS
@@ -100,14 +91,3 @@ async def test_a_tokeniser_that_raises_is_heard_and_serves_on(with_thread: bool)
     assert await prepared(preparer, [LONG, "b"]) == [[97] * INLINE_CHARS, [98]]
     if thread is not None:
         thread.stop()
-
-
-def test_texts_are_read_and_counted_from_zero() -> None:
-    assert read_texts(tensor("grüße".encode(), "x"), max_chars=5) == ["grüße", "x"]
-    with pytest.raises(ValidationFailed) as blank:
-        read_texts(tensor(b"a", b" \n"), max_chars=5)
-    assert blank.value.field == "text[1]"
-    with pytest.raises(ValidationFailed, match="not UTF-8"):
-        read_texts(tensor(b"\xff"), max_chars=5)
-    with pytest.raises(TooLarge, match="6 characters, over the limit of 5"):
-        read_texts(tensor(b"abcdef"), max_chars=5)

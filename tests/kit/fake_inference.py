@@ -13,6 +13,7 @@ from palio.core.manifest import Manifest
 from palio.core.ports import ModelState
 from palio.core.requests import InferRequest, InferResponse, Timings, WhenDone
 from palio.core.tensors import BYTES, Array, Tensor, TensorSpec
+from palio.wire.texts import read_texts
 
 TOY = Manifest(
     name="toy",
@@ -94,6 +95,10 @@ class FakeInference:
             self._finish(pending)
         return pending
 
+    def manifest(self, model: str) -> Manifest | None:
+        state = self.states.get(model)
+        return None if state is None else state.manifest
+
     def models(self) -> Mapping[str, ModelState]:
         return self.states
 
@@ -124,6 +129,8 @@ class FakeInference:
             raise BadRequest(f"{spec.name} of {spec.datatype} is wanted", field="inputs[0]")
         if not spec.accepts(given.shape):
             raise BadRequest(f"not of shape {spec.shape}", field="inputs[0].shape")
+        if state.manifest.task == "text-embedding":
+            read_texts(given.data, 1_000, "inputs[0].data")
         known = {output.name for output in state.manifest.outputs}
         for index, name in enumerate(request.outputs):
             if name not in known:

@@ -92,7 +92,6 @@ class _Asker(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._note(self._parser.get_status_code())
-        self._parser = httptools.HttpResponseParser(self)
         self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (the protocol's)

@@ -128,6 +128,10 @@ class Inference(Protocol):
         """
         ...
 
+    def manifest(self, model: str) -> Manifest | None:
+        """What a model takes and gives; None if there is no such model. Asked on every request."""
+        ...
+
     def models(self) -> Mapping[str, ModelState]:
         """Every configured model by name, loading ones included."""
         ...

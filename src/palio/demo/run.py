@@ -175,7 +175,7 @@ async def _ask(
 
 def _table(cells: Sequence[Cell], seconds: float) -> Table:
     table = Table(
-        title=f"Short questions, closed loop, {seconds:g} s a row; client and server share a machine",
+        title=f"Short questions, closed loop, {seconds:g} s a row, all on this machine",
         title_justify="left",
     )
     for title in ("callers", "batching", "requests/s", "p50 ms", "p99 ms", "mean batch", "failed"):

@@ -38,8 +38,17 @@ class Call(Generic[In, Out]):
     Lives on the event loop's thread alone. `missing` counts the pieces not answered yet.
     """
 
-    __slots__ = ("missing", "_when_done", "deadline_ns", "error", "is_done", "outputs", "places",
-                 "tag", "timings")  # fmt: skip
+    __slots__ = (
+        "_when_done",
+        "deadline_ns",
+        "error",
+        "is_done",
+        "missing",
+        "outputs",
+        "places",
+        "tag",
+        "timings",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from palio.core.ports import Alarm, Bell, Lock
 
-
 _MS = 1_000_000
 
 

@@ -29,7 +29,8 @@ from palio.engine.shapes import (
     tensor_pieces,
     text_piece,
 )
-from palio.engine.texts import Encoder, Ids, TextPreparer, TokeniseThread, read_texts
+from palio.engine.texts import Encoder, Ids, TextPreparer, TokeniseThread
+from palio.wire.texts import read_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +286,7 @@ class ServedModel:
     def _prepare_texts(self, question: Question, given: dict[str, Tensor]) -> None:
         assert self._texts is not None  # noqa: S101  (only text models come here)
         tensor = given[self.spec.manifest.inputs[0].name]
-        texts = read_texts(tensor, max_chars=self.spec.max_text_chars)
+        texts = read_texts(tensor.data, self.spec.max_text_chars, "inputs[0].data")
         is_returned = False
 
         def when_encoded(ids: Sequence[Ids]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from palio.core.errors import NotFound, NotReady
+from palio.core.manifest import Manifest
 from palio.core.ports import Clock, ModelState
 from palio.core.requests import InferRequest, Pending, WhenDone
 from palio.engine.model import ServedModel
@@ -40,6 +41,11 @@ class Runtime:
     def models(self) -> Mapping[str, ModelState]:
         """Every configured model by name, loading ones included."""
         return {name: model.state() for name, model in self._models.items()}
+
+    def manifest(self, model: str) -> Manifest | None:
+        """What a model takes and gives; None if there is no such model."""
+        served = self._models.get(model)
+        return None if served is None else served.spec.manifest
 
     def queues(self) -> Mapping[str, tuple[int, int]]:
         """For each model, how many rows wait and how many batches run."""

@@ -13,8 +13,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from palio.core.errors import TooLarge, ValidationFailed
-from palio.core.tensors import Tensor
 from palio.engine.clock import post
 
 Ids = Sequence[int]
@@ -36,28 +34,6 @@ class Encoder(Protocol):
 
     def encode(self, text: str) -> Ids: ...
     def encode_many(self, texts: Sequence[str]) -> Sequence[Ids]: ...
-
-
-def read_texts(tensor: Tensor, *, max_chars: int) -> list[str]:
-    """A BYTES tensor's elements as text.
-
-    Raises:
-        ValidationFailed: one is not UTF-8, or blank; `field` names it.
-        TooLarge: one has more than `max_chars` characters.
-    """
-    texts: list[str] = []
-    for index, item in enumerate(tensor.data.ravel()):
-        field = f"{tensor.name}[{index}]"
-        try:
-            text = item.decode() if isinstance(item, bytes) else str(item)
-        except UnicodeDecodeError:
-            raise ValidationFailed(f"{field} is not UTF-8", field=field) from None
-        if not text or text.isspace():
-            raise ValidationFailed(f"{field} is blank", field=field)
-        if len(text) > max_chars:
-            raise TooLarge(field, size=len(text), limit=max_chars, unit="characters", field=field)
-        texts.append(text)
-    return texts
 
 
 class TextPreparer:

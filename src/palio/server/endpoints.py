@@ -7,13 +7,11 @@ from typing import Final
 from palio.core.errors import NotFound, PalioError, TooLarge, UnsupportedMediaType, ValidationFailed
 from palio.core.manifest import Manifest
 from palio.core.requests import InferRequest
-from palio.core.tensors import BYTES
 from palio.server.desk import Desk
 from palio.server.exchange import Exchange
 from palio.server.pages import page_of
 from palio.wire.embeddings import WRITERS, read_embeddings
 from palio.wire.oip_json import read_infer
-from palio.wire.texts import check_text_elements
 
 _ANY_NUMBER: Final = (-1,)
 
@@ -46,9 +44,9 @@ def _infer(desk: Desk, exchange: Exchange) -> None:
         first_read_ns=exchange.first_read_ns,
         now_ns=desk.clock_now,
     )
-    state = desk.inference.models().get(request.model)
-    if state is not None:
-        exchange.items = _check_items(desk, request, state.manifest)
+    manifest = desk.inference.manifest(request.model)
+    if manifest is not None:
+        exchange.items = _check_items(desk, request, manifest)
     _ask(desk, exchange, request)
 
 
@@ -93,18 +91,18 @@ def _embedder(desk: Desk, exchange: Exchange, asked: str) -> tuple[str, Manifest
     name = asked or exchange.model
     if not name:
         raise ValidationFailed("model: say which one", field="model")
-    state = desk.inference.models().get(name)
-    if state is None:
+    manifest = desk.inference.manifest(name)
+    if manifest is None:
         raise NotFound(f"there is no model {name[:80]!r}")
-    if state.manifest.task != "text-embedding":
+    if manifest.task != "text-embedding":
         raise UnsupportedMediaType(
             f"{name} takes tensors, not text", route=f"/v2/models/{name}/infer"
         )
-    return name, state.manifest
+    return name, manifest
 
 
 def _check_items(desk: Desk, request: InferRequest, manifest: Manifest) -> int:
-    """How many rows are asked about; raises `TooLarge`, or `ValidationFailed` for a text."""
+    """How many rows are asked about; raises `TooLarge`."""
     first, specs = request.inputs[0], manifest.inputs
     if not (first.shape and specs and specs[0].shape[:1] == _ANY_NUMBER):
         return 1
@@ -114,6 +112,4 @@ def _check_items(desk: Desk, request: InferRequest, manifest: Manifest) -> int:
         raise TooLarge(
             "inputs[0]", size=rows, limit=limits.max_items, unit="rows", field="inputs[0].shape"
         )
-    if manifest.task == "text-embedding" and first.datatype == BYTES:
-        check_text_elements(first.data, limits.max_text_chars, "inputs[0].data")
     return rows

@@ -34,6 +34,8 @@ READ_HEADERS: Final = frozenset(
 
 _VERSIONS: Final = ("1.1", "1.0")
 _JSON: Final = b"application/json"
+# What curl says of any -d that nobody labelled; the body has to be JSON all the same.
+_CURL: Final = b"application/x-www-form-urlencoded"
 _AS_IS: Final = b"identity"
 
 
@@ -70,7 +72,7 @@ def refusal_of(route: Route, method: str, headers: Mapping[bytes, bytes]) -> Pal
     if b"content-length" not in headers and b"transfer-encoding" not in headers:
         return LengthRequired("say how long the body is with Content-Length, or send it chunked")
     kind = headers.get(b"content-type")
-    if kind is not None and kind != _JSON and not _is_json(kind):
+    if kind is not None and kind not in (_JSON, _CURL) and not _is_json(kind):
         return UnsupportedMediaType(
             f"this route reads application/json, not {_shown(kind)}", route=route.name
         )

@@ -95,7 +95,7 @@ RUNNING: Final = Metric("inf_inflight_batches", "gauge", "Batches being computed
 BYTES: Final = Metric(
     "inf_payload_bytes_total",
     "counter",
-    "Body bytes read and written, by direction: in or out.",
+    "Bytes read and written, heads included, by direction: in or out.",
     ("door", "direction"),
 )
 READY: Final = Metric("inf_model_ready", "gauge", "1 while the model answers.", ("model",))
@@ -163,8 +163,8 @@ LOG_KEYS: Final = {
     "version": "the model's version",
     "status": "the protocol's status",
     "code": "OK or the error's code",
-    "bytes_in": "body bytes read",
-    "bytes_out": "body bytes written",
+    "bytes_in": "bytes read, head included",
+    "bytes_out": "bytes written, head included",
     "items": "texts or rows in the request",
     "tokens": "tokens read from text, padding not included",
     "batch_id": "which batch the (last) rows ran in",

@@ -19,13 +19,21 @@ def check_text(text: str, max_chars: int, field: str) -> None:
         )
 
 
-def check_text_elements(data: Array, max_chars: int, field: str) -> None:
-    """The same for the elements of a BYTES tensor, which must be UTF-8."""
-    elements: Iterable[bytes] = data.ravel()
+def read_texts(data: Array, max_chars: int, field: str) -> list[str]:
+    """The elements of a BYTES tensor as texts, each held to `check_text`.
+
+    Raises:
+        BadRequest: one is not UTF-8; `field` names it.
+        ValidationFailed: one is blank or too long; `field` names it.
+    """
+    texts: list[str] = []
+    elements: Iterable[bytes | str] = data.ravel()
     for index, element in enumerate(elements):
         place = f"{field}[{index}]"
         try:
-            text = element.decode()
+            text = element if isinstance(element, str) else element.decode()
         except UnicodeDecodeError:
             raise BadRequest(f"{place}: the text is not UTF-8", field=place) from None
         check_text(text, max_chars, place)
+        texts.append(text)
+    return texts

@@ -1,0 +1,196 @@
+"""Is a server under twice its load still alive to those who ask? `/health` p99, three times.
+
+Load is offered by a schedule fixed before the run (Poisson, seeded), at twice the rate that the
+same server reached in a closed loop at 32 callers: it is sent on time whether or not earlier
+requests were answered. Beside it one connection asks `/health` every 10 ms. Latency counts from
+the intended time, on both. Before each run comes its control: the server idle, and a loop that
+does nothing but count on the same core. What /health takes then is the machine's doing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httptools
+import numpy as np
+import uvloop
+from rich.console import Console
+from rich.progress import track
+from stage import (
+    ask,
+    embedding_requests,
+    machine_line,
+    on_the_servers_core,
+    pinned_server,
+    read_questions,
+    stay_on_the_clients_core,
+)
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CONNECTIONS = 256
+
+
+class Wire(asyncio.Protocol):
+    """One connection; `answered` is called with the status of each answer, in order."""
+
+    def __init__(self) -> None:
+        self.due: list[int] = []
+        self.latencies_ms: list[float] = []
+        self.statuses: dict[int, int] = {}
+        self.is_lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.parser = httptools.HttpResponseParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        status = self.parser.get_status_code()
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        self.latencies_ms.append((time.monotonic_ns() - self.due.pop(0)) / 1e6)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.is_lost = True
+
+    def send(self, request: bytes, due_ns: int) -> None:
+        self.due.append(due_ns)
+        self.transport.write(request)  # type: ignore[attr-defined]
+
+
+async def offer(wires: Sequence[Wire], requests: Sequence[bytes], times_ns: Sequence[int]) -> int:
+    """Send on time, round robin over the wires; the count of sends that found no free wire.
+
+    A wire with an answer outstanding is skipped: pipelining would make the client the queue.
+    """
+    began = time.monotonic_ns()
+    skipped = at = 0
+    for index, offset in enumerate(times_ns):
+        due = began + offset
+        while (left := due - time.monotonic_ns()) > 0:
+            await asyncio.sleep(left / 1e9)
+        for _ in range(len(wires)):
+            at = (at + 1) % len(wires)
+            if not wires[at].due:
+                wires[at].send(requests[index % len(requests)], due)
+                break
+        else:
+            skipped += 1
+    return skipped
+
+
+async def probe(wire: Wire, seconds: float) -> list[float]:
+    """Ask /health every 10 ms; how late each was sent, in ms, which is this client's own fault."""
+    lags: list[float] = []
+    began = time.monotonic_ns()
+    for tick in range(round(seconds * 100)):
+        due = began + tick * 10_000_000
+        while (left := due - time.monotonic_ns()) > 0:
+            await asyncio.sleep(left / 1e9)
+        lags.append((time.monotonic_ns() - due) / 1e6)
+        wire.send(HEALTH, due)
+    return lags
+
+
+async def control(port: int, seconds: float) -> list[float]:
+    """/health of an idle server that shares its core with a process that only counts."""
+    health = (await asyncio.get_running_loop().create_connection(Wire, "127.0.0.1", port))[1]
+    with on_the_servers_core():
+        spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        await probe(health, seconds)
+        await asyncio.sleep(0.5)
+    finally:
+        spinner.kill()
+        spinner.wait()
+    health.transport.close()
+    return health.latencies_ms
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run at twice the load gave."""
+
+    health_ms: list[float]
+    lags_ms: list[float]
+    statuses: dict[int, int]
+    skipped: int
+
+
+async def one_run(
+    port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int
+) -> Run:
+    rng = np.random.default_rng(seed)
+    gaps = rng.exponential(1e9 / rate, round(rate * seconds))
+    times = np.cumsum(gaps).astype(np.int64).tolist()
+    loop = asyncio.get_running_loop()
+    wires = [(await loop.create_connection(Wire, "127.0.0.1", port))[1] for _ in range(CONNECTIONS)]
+    health = (await loop.create_connection(Wire, "127.0.0.1", port))[1]
+    skipped, lags = await asyncio.gather(offer(wires, requests, times), probe(health, seconds))
+    until = time.monotonic() + 5
+    while time.monotonic() < until and (health.due or any(wire.due for wire in wires)):
+        await asyncio.sleep(0.01)
+    statuses: dict[int, int] = {}
+    for wire in wires:
+        for status, count in wire.statuses.items():
+            statuses[status] = statuses.get(status, 0) + count
+        wire.transport.close()
+    health.transport.close()
+    if health.is_lost or health.due or health.statuses.keys() != {200}:
+        raise SystemExit(
+            f"/health was not answered every time: {health.statuses}, {len(health.due)} open"
+        )
+    return Run(health.latencies_ms, lags, statuses, skipped)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    stay_on_the_clients_core()
+    requests = embedding_requests(read_questions(None))
+    gc.freeze()
+    console = Console(width=110)
+    tails: list[float] = []
+    floors: list[float] = []
+    with pinned_server() as port:
+        ask(port, requests, 32, 2.0)
+        closed = ask(port, requests, 32, 3.0)
+        rate = 2 * closed.per_s
+        console.print(f"{machine_line()}: closed loop at c = 32 reaches {closed.per_s:.0f}/s")
+        for run in track(range(options.runs), "measuring", console=Console(stderr=True)):
+            idle = uvloop.run(control(port, options.seconds))
+            floors.append(float(np.percentile(idle, 99)))
+            got = uvloop.run(one_run(port, requests, rate, options.seconds, seed=run))
+            tails.append(float(np.percentile(got.health_ms, 99)))
+            console.print(
+                f"offered {rate:.0f}/s: /health p50 {np.percentile(got.health_ms, 50):.2f} ms, "
+                f"p99 {tails[-1]:.2f} ms, max {max(got.health_ms):.2f} ms "
+                f"(client late by p99 {np.percentile(got.lags_ms, 99):.2f}, "
+                f"max {max(got.lags_ms):.2f} ms); answers {got.statuses}, "
+                f"{got.skipped} not sent for want of a connection; control p99 {floors[-1]:.2f} ms, "
+                f"max {max(idle):.2f} ms",
+                highlight=False,
+            )
+        after = ask(port, requests, 32, 3.0)
+    console.print(
+        f"/health p99, median of {options.runs}: {statistics.median(tails):.2f} ms; "
+        f"of the control: {statistics.median(floors):.2f} ms"
+    )
+    console.print(f"afterwards the closed loop reaches {after.per_s:.0f}/s again")
+    if after.failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
