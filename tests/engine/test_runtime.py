@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -373,3 +375,29 @@ async def test_many_letters_each_get_their_own(clock: HandClock) -> None:
             expected = [[len(word), sum(map(ord, word))]]
             np.testing.assert_array_equal(answer.outputs[0].data, expected)
     assert sum(isinstance(answer, BaseException) for answer in answers) <= 40
+
+
+async def test_what_is_settled_leaves_no_circles_behind(clock: HandClock) -> None:
+    """Circles wait for a collection, and collections stop the loop: 2 to 7 ms, every second."""
+    backend = FakeBackend(LETTERS, count_letters)
+    heard: list[Outcome] = []
+    async with running(clock, spec_of(LETTERS, backend)) as runtime:
+        await ask(runtime, request(texts("warm"), model="letters"))
+        gc.collect()
+        gc.disable()
+        try:
+            for n in range(20):
+                pending = runtime.infer(request(texts(*"ab"), model="letters"), heard.append)
+                if n % 2:
+                    pending.cancel()
+                del pending
+                await clock.settle()
+            heard.clear()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = Counter(type(thing).__name__ for thing in gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not left.keys() & {"Call", "Place", "Question", "InferRequest", "Timings"}, left

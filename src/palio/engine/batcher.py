@@ -258,6 +258,8 @@ class Batcher(Generic[In, Out]):
             with self._lock:
                 for place in call.places:
                     self._queue.withdraw(place)
+        # Places point back at their call; a circle would stay until a collection.
+        call.places = ()
         self._live_calls -= 1
         if self._live_calls == 0 and self._emptied is not None:
             self._emptied.set()

@@ -78,8 +78,9 @@ class Question:
     def cancel(self) -> None:
         """The caller has left; what waits is withdrawn and `when_done` is never called."""
         self._has_left = True
-        if self._call is not None:
-            self._model.cancel(self._call)
+        call, self._call = self._call, None
+        if call is not None:
+            self._model.cancel(call)
 
     def queue(self, pieces: Sequence[Piece[Rows]]) -> None:
         """The rows are ready: join the queue; raises what `Batcher.submit` raises."""
@@ -105,6 +106,7 @@ class Question:
 
     def settle(self, call: Call[Rows, Rows]) -> None:
         """The batcher is done with it."""
+        self._call = None
         if call.error is not None:
             self.fail(call.error)
         elif not self._has_left:

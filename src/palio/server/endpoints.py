@@ -72,8 +72,9 @@ def _embed(desk: Desk, exchange: Exchange) -> None:
 def _ask(desk: Desk, exchange: Exchange, request: InferRequest) -> None:
     exchange.read_ns = request.read_ns
     pending = desk.inference.infer(request, exchange.finish)
-    exchange.pending = pending
-    if exchange.is_answered and exchange.timings is None:
+    if not exchange.is_answered:
+        exchange.pending = pending
+    elif exchange.timings is None:
         # It failed before `infer` returned, so what is known of its time came too late for it.
         exchange.timings = pending.timings
 

@@ -112,6 +112,7 @@ class Exchange:
         self.start = start_of(status.http, JSON)
         if self.pending is not None:
             self.timings = self.pending.timings
+            self.pending = None
         self.is_answered = True
 
     def fault(self, error: BaseException, report: Callable[[BaseException, str], None]) -> None:
@@ -153,6 +154,7 @@ class Exchange:
                 self.pending.cancel()
             except Exception as error:  # noqa: BLE001  (the other calls must be told as well)
                 connection.report(error, self.correlation_id)
+        self.pending = None
         gone = status_of(Cancelled())
         self.status, self.code = gone.http, gone.code
 
@@ -180,6 +182,9 @@ class Exchange:
         self.tokens = response.tokens
         self.model = response.model
         self.version = response.version
+        # The engine's side points back here; what points in a circle stays until a collection,
+        # and collections stop the loop.
+        self.pending = None
         self.status = 200
         self.start = start_of(200, JSON)
         self.is_answered = True
