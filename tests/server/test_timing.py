@@ -69,17 +69,19 @@ async def test_the_stages_add_up_to_the_whole() -> None:
         server = await loop.create_server(connect, "127.0.0.1", 0)
         house.port = server.sockets[0].getsockname()[1]
         caller = await house.call()
-        residuals = []
-        for _ in range(100):
+        beyond = 0
+        for _ in range(400):
             answer = await caller.ask(post(INFER, GOOD))
             first, last = made[0].stamps[0], made[0].stamps[-1]
             made[0].stamps.clear()
             stages = stages_of(answer.headers["server-timing"])
             assert list(stages) == STAGES
-            residuals.append(abs(sum(stages.values()) - (last - first) / 1e6))
+            whole = (last - first) / 1e6
+            beyond += abs(sum(stages.values()) - whole) > max(0.05 * whole, 0.1)
         server.close()
-    # A shared machine may stop us between two stamps once in a while, but not as a rule.
-    assert sorted(residuals)[90] <= 0.1
+    # The p99 of the residual is at most 5 % or 100 µs: a shared machine may stop us between two
+    # stamps once in a while, but not as a rule.
+    assert beyond <= 4
 
 
 async def test_batch_size_and_every_stage_are_on_the_answer() -> None:
