@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 
-from palio import settings
+from palio import cli, settings
 from palio.telemetry import names
 from palio.wire import problems
 
@@ -21,7 +21,17 @@ def _schema() -> str:
     return orjson.dumps(settings.json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
+def _command_line() -> str:
+    text = cli.app.generate_docs(output_format="markdown", heading_level=1)
+    # Its synopses are no commands to type, so they are not fenced as such.
+    rest = text.removeprefix("# palio\n").replace("```console", "```text")
+    lines = [line.rstrip() for line in rest.strip().splitlines()]
+    head = "<!-- Written from palio/cli.py by `make docs`; do not edit. -->"
+    return "\n".join((head, "", "# Command line", "", *lines, ""))
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
+    "cli.md": _command_line,
     "settings.md": settings.reference_page,
     "palio.schema.json": _schema,
     "metrics.md": names.reference_page,

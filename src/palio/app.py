@@ -326,6 +326,10 @@ async def serve(settings: Settings, prepared: Prepared, say: Say) -> None:
     async with server:
         for name, state in server.runtime.models().items():
             say(_model_line(name, state.manifest, state.info.backend if state.info else ""))
+        # What is here now stays to the end; a full collection over it would stop the loop for
+        # tens of milliseconds.
+        gc.collect()
+        gc.freeze()
         say(f"palio is ready at {server.url} ({time.monotonic() - began:.2f} s)")
         await stopping.wait()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,9 @@ class Cell:
 
 def run_demo(*, http_port: int, seconds: float, serve_on: bool) -> None:
     """Do it all; with `serve_on` keep serving until interrupted."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Not to leave the servers behind, which are processes of their own.
+        signal.signal(number, _leave)
     console = Console()
     with RichProgress() as progress:
         build(_SOURCE, Cache(cache_root(os.environ)), progress)
@@ -79,11 +83,15 @@ def run_demo(*, http_port: int, seconds: float, serve_on: bool) -> None:
             raise SettingsError(f"{failed} requests of the measurement failed; see above")
         console.print("Ask it yourself:", _curl(on.url), sep="\n", markup=False, soft_wrap=True)
         if serve_on:
-            console.print("\nServing until Ctrl-C.")
             try:
+                console.print("\nServing until Ctrl-C.")
                 on.process.wait()
             except KeyboardInterrupt:
                 console.print("Stopping.")
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 @contextmanager
