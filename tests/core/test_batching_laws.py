@@ -210,6 +210,18 @@ def test_ten_thousand_leaving_cost_little_each() -> None:
 
 
 @pytest.mark.parametrize(
+    "rule", [BatchRule(capacity_rows=4), BatchRule(capacity_bytes=4)], ids=["rows", "bytes"]
+)
+def test_a_queue_holds_exactly_its_capacity(rule: BatchRule) -> None:
+    queue: BatchQueue[Ticket[int]] = BatchQueue(rule)
+    for n in range(4):
+        queue.offer(Ticket(n, 1, 0, size_bytes=1))
+    with pytest.raises(Overloaded):
+        queue.offer(Ticket(4, 1, 0, size_bytes=1))
+    assert len(queue) == 4
+
+
+@pytest.mark.parametrize(
     "broken",
     [
         {"max_rows": 0},

@@ -9,7 +9,7 @@ from typing import Literal
 from palio.core.tensors import TensorSpec
 
 Task = Literal["tensor", "text-embedding"]
-Weights = Literal["real", "seeded", "planted", "none"]
+Weights = Literal["real", "seeded", "planted", "unknown", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,13 +33,13 @@ def check_inputs(manifest: Manifest, tensors: Sequence[Tensor]) -> dict[str, Ten
         if spec is None:
             known = ", ".join(s.name for s in manifest.inputs)
             raise BadRequest(
-                f"{manifest.name} has no input {tensor.name[:80]!r}; it takes {known}",
+                f"there is no input {tensor.name[:80]!r}; the model takes {known}",
                 field=f"inputs[{index}].name",
             )
         _check_one(spec, tensor, f"inputs[{index}]")
     missing = [spec.name for spec in manifest.inputs if spec.name not in given]
     if missing:
-        raise BadRequest(f"{manifest.name} needs {', '.join(missing)} as well", field="inputs")
+        raise BadRequest(f"{', '.join(missing)} is needed as well", field="inputs")
     if manifest.is_batchable:
         rows = {tensor.shape[0] for tensor in tensors}
         if rows == {0}:

@@ -17,7 +17,7 @@ class DoorLimits:
     max_body_bytes: int = 64_000_000
     max_header_bytes: int = 16_384
     max_items: int = 256
-    max_text_chars: int = 100_000
+    max_text_chars: int = 8192
     read_timeout_s: float = 30.0
     idle_timeout_s: float = 75.0
     max_connections: int = 10_000

@@ -125,7 +125,10 @@ class BatchSettings:
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID_UNKNOWN
 
     enabled: Annotated[
-        bool, _exactly("Whether rows of several requests share a run; off means one at a time.")
+        bool,
+        _exactly(
+            "Whether requests share a run. Off: each text alone, a tensor request as it came."
+        ),
     ] = True
     max_rows: Annotated[int, _whole("Most rows in one run.", at_least=1)] = 32
     max_wait_ms: Annotated[

@@ -177,6 +177,9 @@ LOG_KEYS: Final = {
     "took_ms": "of a batch: how long it ran",
     "worker": "of a batch: which worker ran it",
     "error": "what went wrong, where something did",
+    "exception": "of a fault of our own: the traceback",
+    "url": "of `ready`: where it listens",
+    "unanswered": "of a drain that ran out of time: how many were cut off",
 }
 
 

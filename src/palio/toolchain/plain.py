@@ -68,7 +68,7 @@ def describe_onnx(path: Path) -> Manifest:
         graph_outputs=outputs,
         artifact=str(path),
         artifact_sha256=files[str(path)],
-        weights="real",
+        weights="unknown",
         opset=opsets.get(""),
         source=f"file:{path}",
         files=files,

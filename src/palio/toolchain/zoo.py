@@ -103,5 +103,5 @@ def zoo_model(name: str) -> ZooModel:
     near = get_close_matches(name, known, 1, 0.4)
     hint = f"did you mean zoo:{near[0]}? " if near else ""
     raise UnknownReference(
-        f"the zoo has no {name!r}; {hint}It has {', '.join(f'zoo:{one}' for one in known)}"
+        f"the zoo has no {name!r}; {hint}it has {', '.join(f'zoo:{one}' for one in known)}"
     )
