@@ -52,7 +52,7 @@ ROW = [1.0, 2.0, 3.0, 4.0]
 
 @pytest.fixture
 def clock() -> HandClock:
-    return HandClock("doubler-")
+    return HandClock("doubler-", "letters-")
 
 
 @asynccontextmanager

@@ -104,15 +104,15 @@ class ThreadGate:
 class HandClock:
     """Stands still until told to move.
 
-    `prefix` names the threads that count as blocked only while they wait at one of this clock's
+    `prefixes` begin the names of the threads that count as blocked only while they wait at one of this clock's
     bells or gates.
     """
 
-    def __init__(self, prefix: str = "model-") -> None:
+    def __init__(self, *prefixes: str) -> None:
         self._now = 0
         self._alarms: list[HandAlarm] = []
         self._bells: list[HandBell] = []
-        self._prefix = prefix
+        self._prefixes = prefixes or ("model-",)
         self.parked: set[int] = set()
 
     def now_ns(self) -> int:
@@ -156,5 +156,5 @@ class HandClock:
         return all(
             thread.ident in self.parked
             for thread in threading.enumerate()
-            if thread.name.startswith(self._prefix)
+            if thread.name.startswith(self._prefixes)
         )

@@ -52,7 +52,7 @@ def test_an_unknown_name_gets_the_nearest(cache: Cache, name: str) -> None:
 
 
 def test_a_name_near_nothing_gets_the_list(cache: Cache) -> None:
-    with pytest.raises(UnknownReference, match=r"'zzz'; It has zoo:minilm-l6, zoo:toy"):
+    with pytest.raises(UnknownReference, match=r"'zzz'; it has zoo:minilm-l6, zoo:toy"):
         build("zoo:zzz", cache)
 
 

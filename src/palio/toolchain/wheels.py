@@ -111,10 +111,13 @@ def _watch(process: subprocess.Popen[bytes], folders: Sequence[Path], progress: 
 
 
 def _bytes_under(folder: Path) -> int:
+    """How much lies there now; pip moves files and folders away while we look."""
     size = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # pip moves its files while we look
-            size += path.stat().st_size if path.is_file() else 0
+    # os.walk passes over a folder that is gone; Path.rglob raises.
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += Path(inside, name).stat().st_size
     return size
 
 
