@@ -27,6 +27,7 @@ from palio.engine.runtime import Runtime
 from palio.engine.texts import Encoder, TokeniseThread
 from palio.server.http import DoorLimits, ExchangeRecord, HttpDoor
 from palio.settings import ModelSettings, ServerSettings, Settings
+from palio.telemetry.arrivals import ArrivalWriter
 from palio.telemetry.logs import Log, LogWriter
 from palio.telemetry.metrics import Metrics
 from palio.toolchain.build import build
@@ -170,10 +171,13 @@ class Server:
         )
         self.url = ""
         self._was_ready = False
+        self._names = frozenset(spec.name for spec in prepared.models)
+        self._arrivals: ArrivalWriter | None = None
 
     async def __aenter__(self) -> Server:
         """Open the door, which says "not ready" until the models are loaded, then load them."""
         try:
+            self._arrivals = _open_arrivals(self._settings.telemetry.record_arrivals)
             await self._open()
             await self.runtime.load()
         except BaseException:
@@ -200,6 +204,7 @@ class Server:
         if self._was_ready:
             # What never started has not stopped: its one sentence is the error's.
             self.log.say("info", "stopped")
+        self._close_arrivals()
         self.log.close()
 
     async def _open(self) -> None:
@@ -218,6 +223,15 @@ class Server:
                 f"cannot listen on {where}: {_reason(error)}; "
                 "another address: --host, --http-port or --unix-socket"
             ) from error
+
+    def _close_arrivals(self) -> None:
+        if self._arrivals is None:
+            return
+        self._arrivals.close()
+        if dropped := self._arrivals.dropped:
+            self.log.say(
+                "warning", f"{dropped} arrivals were lost: they could not be written in time"
+            )
 
     def _model_facts(self) -> list[tuple[dict[str, str], bool]]:
         facts = []
@@ -252,6 +266,19 @@ class Server:
         )
         if self._settings.telemetry.access_log:
             self.log.line("palio.access", "request", _facts_of(record))
+        # A name that is none of our models' is a caller's word, and stays out of the file.
+        if self._arrivals is not None and record.method == "POST" and record.model in self._names:
+            timings = record.timings
+            self._arrivals.put(
+                # What was refused at the door has no stamps: it came about now.
+                timings.first_read_ns if timings is not None else self.clock.now_ns(),
+                route=record.route,
+                model=record.model,
+                rows=record.items,
+                length=record.length,
+                tokens=record.tokens,
+                bytes_in=record.bytes_in,
+            )
 
     def _batch(self, model: str, record: BatchRecord) -> None:
         """One batch ran: count it, and list whose it was if asked to."""
@@ -281,6 +308,19 @@ class Server:
     def _fault(self, error: BaseException, correlation_id: str) -> None:
         """A mistake of our own; the caller got an INTERNAL_ERROR and its id."""
         self.log.say("error", "fault", exc_info=error, correlation_id=correlation_id)
+
+
+def _open_arrivals(path: str | None) -> ArrivalWriter | None:
+    """Where arrivals go, if they are to be recorded; what is there already is not written over."""
+    if path is None:
+        return None
+    try:
+        # Closed by the writer.
+        return ArrivalWriter(Path(path).open("xb"))
+    except OSError as error:
+        raise SettingsError(
+            f"telemetry.record_arrivals: cannot begin {path}: {_reason(error)}"
+        ) from error
 
 
 def _facts_of(record: ExchangeRecord) -> dict[str, Any]:

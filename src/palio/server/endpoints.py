@@ -7,6 +7,7 @@ from typing import Final
 from palio.core.errors import NotFound, PalioError, TooLarge, UnsupportedMediaType, ValidationFailed
 from palio.core.manifest import Manifest
 from palio.core.requests import InferRequest
+from palio.core.tensors import BYTES
 from palio.server.desk import Desk
 from palio.server.exchange import Exchange
 from palio.server.pages import page_of
@@ -47,6 +48,7 @@ def _infer(desk: Desk, exchange: Exchange) -> None:
     manifest = desk.inference.manifest(request.model)
     if manifest is not None:
         exchange.items = _check_items(desk, request, manifest)
+        exchange.length = _length_of(request)
     _ask(desk, exchange, request)
 
 
@@ -56,6 +58,7 @@ def _embed(desk: Desk, exchange: Exchange) -> None:
         _body(exchange), max_items=limits.max_items, max_text_chars=limits.max_text_chars
     )
     exchange.items = len(call.texts)
+    exchange.length = sum(map(len, call.texts))
     exchange.encode = WRITERS[call.encoding]
     name, manifest = _embedder(desk, exchange, call.model)
     exchange.model = name
@@ -100,6 +103,14 @@ def _embedder(desk: Desk, exchange: Exchange, asked: str) -> tuple[str, Manifest
             f"{name} takes tensors, not text", route=f"/v2/models/{name}/infer"
         )
     return name, manifest
+
+
+def _length_of(request: InferRequest) -> int:
+    """How much is asked about: characters of text, or elements."""
+    return sum(
+        sum(map(len, each.data.ravel())) if each.datatype == BYTES else each.data.size
+        for each in request.inputs
+    )
 
 
 def _check_items(desk: Desk, request: InferRequest, manifest: Manifest) -> int:

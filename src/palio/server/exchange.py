@@ -46,6 +46,7 @@ class Exchange:
         "is_answered",
         "is_http10",
         "items",
+        "length",
         "keep_alive",
         "match",
         "method",
@@ -84,6 +85,7 @@ class Exchange:
         self.bytes_in = 0
         self.encode: Callable[[InferResponse], bytes] = write_infer
         self.items = 0
+        self.length = 0
         self.pending: Pending | None = None
         self.is_answered = False
         self.status = 0
@@ -172,6 +174,7 @@ class Exchange:
             bytes_out,
             self.timings,
             self.items,
+            self.length,
             self.tokens,
             peer,
         )

@@ -13,6 +13,7 @@ class ExchangeRecord(NamedTuple):
 
     A named tuple, not a dataclass, because one is made for every answer and this is four times
     as quick. `route` is the route's template, never the path as sent, so it may become a label;
+    `length` is how much was asked in all, in characters of text or elements of tensors.
     `"-"` stands for a request that never got that far. `code` is `"OK"` or the problem's code.
     """
 
@@ -27,6 +28,7 @@ class ExchangeRecord(NamedTuple):
     bytes_out: int
     timings: Timings | None
     items: int
+    length: int
     tokens: int
     peer: str
 

@@ -271,6 +271,10 @@ class TelemetrySettings:
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _is("The least that is logged.")
     ] = "info"
+    record_arrivals: Annotated[
+        str | None,
+        _is("New file for when requests came and how big they were, never what was in them."),
+    ] = None
     traces: Annotated[bool, _exactly("Spans for every request. Not available yet.")] = False
 
 
