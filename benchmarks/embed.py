@@ -24,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from stage import (
     MODEL,
+    Seen,
     ask,
     embedding_requests,
     machine_line,
@@ -34,7 +35,6 @@ from stage import (
     stay_on_the_clients_core,
 )
 
-from palio.bench.closed import Period
 from palio.settings import cache_root
 from palio.toolchain.build import build
 from palio.toolchain.cache import Cache
@@ -85,8 +85,8 @@ class Round:
 
     size: int
     bare: float
-    on: Period
-    off: Period
+    on: Seen
+    off: Seen
 
 
 def measure(questions: str | None, rounds: int, seconds: float) -> list[Round]:
@@ -129,8 +129,8 @@ def table_of(rounds: Sequence[Round]) -> list[dict[str, float | str]]:
                     "callers": size,
                     "arm": arm,
                     "rows/s": round(statistics.median(p.per_s for p in periods)),
-                    "p50 ms": round(statistics.median(p.latency_ms(0.5) for p in periods), 2),
-                    "p99 ms": round(statistics.median(p.latency_ms(0.99) for p in periods), 2),
+                    "p50 ms": round(statistics.median(p.latency_ms(50.0) for p in periods), 2),
+                    "p99 ms": round(statistics.median(p.latency_ms(99.0) for p in periods), 2),
                     "mean batch": round(statistics.median(p.mean_batch for p in periods), 2),
                 }
             )
@@ -150,7 +150,7 @@ def ratios_of(rounds: Sequence[Round]) -> dict[str, str]:
         [each.on.per_s / each.off.per_s for each in by_size[32]]
     )
     claims["batching adds to p50 at c = 1, µs"] = median_of(
-        [1e3 * (each.on.latency_ms(0.5) - each.off.latency_ms(0.5)) for each in by_size[1]]
+        [1e3 * (each.on.latency_ms(50.0) - each.off.latency_ms(50.0)) for each in by_size[1]]
     )
     claims["mean batch at c = 32, batching on"] = median_of(
         [each.on.mean_batch for each in by_size[32]]

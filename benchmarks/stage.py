@@ -10,12 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-import uvloop
 
-from palio.bench.closed import Period, closed_loop, post_json
+from palio.bench.drive import drive_alone
+from palio.bench.load import ClosedLoad
+from palio.bench.questions import finished, post
+from palio.bench.summary import Summary, summarise
+from palio.bench.target import Target
 
 MODEL = "minilm-l6"
 PATH = "/v1/embeddings"
@@ -33,7 +37,13 @@ def read_questions(path: str | None) -> list[str]:
 def embedding_requests(questions: Sequence[str]) -> list[bytes]:
     """Each question as the bytes of a request."""
     return [
-        post_json(PATH, orjson.dumps({"model": MODEL, "input": question})) for question in questions
+        post(
+            "localhost",
+            PATH,
+            orjson.dumps({"model": MODEL, "input": question}),
+            "application/json",
+        )
+        for question in questions
     ]
 
 
@@ -93,11 +103,34 @@ def machine_line() -> str:
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def ask(port: int, requests: Sequence[bytes], concurrency: int, seconds: float) -> Period:
+@dataclass(frozen=True)
+class Seen:
+    """What callers in a closed loop saw, warm-up not included."""
+
+    summary: Summary
+
+    @property
+    def per_s(self) -> float:
+        return self.summary.answered_per_s
+
+    @property
+    def mean_batch(self) -> float:
+        return self.summary.mean_batch or 0.0
+
+    @property
+    def failed(self) -> int:
+        return sum(self.summary.errors.values())
+
+    def latency_ms(self, percent: float) -> float:
+        return next(q.latency_ms for q in self.summary.latency if q.percent == percent)
+
+
+def ask(port: int, requests: Sequence[bytes], concurrency: int, seconds: float) -> Seen:
     """A closed loop against a server on this machine."""
-    return uvloop.run(
-        closed_loop("127.0.0.1", port, requests, concurrency=concurrency, seconds=seconds)
-    )
+    load = ClosedLoad(concurrency=concurrency, duration_s=seconds, warmup_s=0.2)
+    driven = drive_alone(Target(host="127.0.0.1", port=port), finished(requests), load)
+    until = int(driven.attempts.intended.max()) + 1
+    return Seen(summarise(driven.attempts, load, driven.warmup_ns, until))
 
 
 def median_of(values: Sequence[float]) -> str:

@@ -18,7 +18,8 @@ import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from tokenizers import Tokenizer
 
-from palio.bench.closed import Period, closed_loop, post_json
+from palio.bench.attempts import Attempts
+from palio.bench.summary import Summary
 from palio.demo import run as demo
 from tests.app.process import (
     EMBED,
@@ -30,6 +31,7 @@ from tests.app.process import (
     serving,
     toy_rows,
 )
+from tests.kit.callers import closed_loop, post_json
 
 MINILM_INFER = "/v2/models/minilm-l6/infer"
 WORDS = " ".join(
@@ -226,28 +228,27 @@ def assert_is_a_good_refusal(answer: Answer, *, is_openai: bool) -> None:
         assert isinstance(body["detail"], str)
 
 
-def loop_over_toy(folder: Path, *arguments: str) -> Period:
+def loop_over_toy(folder: Path, *arguments: str) -> tuple[Attempts, Summary]:
     """Thirty-two patient callers of a toy whose runs cost 2 ms, for a short while."""
     request = post_json(TOY_INFER, json_bytes(toy_rows(1.0)))
     cost = ("--set", "models.toy.options.base_ms=2", "--set", "models.toy.instances=1")
     with serving(folder, "zoo:toy", *cost, *arguments) as served:
-        return asyncio.run(
-            closed_loop("127.0.0.1", served.port, [request], concurrency=32, seconds=0.5)
-        )
+        return closed_loop(served.port, [request], concurrency=32, seconds=0.5)
 
 
 @pytest.mark.wire
 def test_batches_form_when_callers_wait_for_one_worker(tmp_path: Path) -> None:
-    period = loop_over_toy(tmp_path)
-    assert period.failed == 0
-    assert period.mean_batch > 8
+    attempts, summary = loop_over_toy(tmp_path)
+    assert attempts.is_good.all()
+    assert summary.mean_batch is not None
+    assert summary.mean_batch > 8
 
 
 @pytest.mark.wire
 def test_with_batching_off_nobody_ever_shares_a_run(tmp_path: Path) -> None:
-    period = loop_over_toy(tmp_path, "--set", "models.toy.batch.enabled=false")
-    assert period.failed == 0
-    assert {attempt.batch_rows for attempt in period.answered} == {1}
+    attempts, _ = loop_over_toy(tmp_path, "--set", "models.toy.batch.enabled=false")
+    assert attempts.is_good.all()
+    assert set(attempts.batch.tolist()) == {1}
 
 
 @pytest.mark.wire
@@ -260,9 +261,7 @@ def test_the_real_model_is_batched_only_when_batching_is_on(
     requests = [embedding_request(text) for text in unique_texts(200, seed=32)]
     change = f"models.minilm-l6.batch.enabled={str(enabled).lower()}"
     with serving(tmp_path, "zoo:minilm-l6", "--set", change) as served:
-        period = asyncio.run(
-            closed_loop("127.0.0.1", served.port, requests, concurrency=32, seconds=1.0)
-        )
+        attempts, _ = closed_loop(served.port, requests, concurrency=32, seconds=1.0)
         mean = mean_batch(served, "minilm-l6")
-    assert period.failed == 0
+    assert attempts.is_good.all()
     assert (mean > 1) if enabled else (mean == 1)

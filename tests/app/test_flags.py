@@ -110,7 +110,15 @@ def a_reference_is_built(folder: Path) -> None:
     assert place.is_relative_to(folder / "cache")
 
 
+def arrivals_are_recorded(folder: Path) -> None:
+    with serving(folder, "zoo:toy", "--record-arrivals", "arrivals.jsonl") as served:
+        assert served.ask(TOY_INFER, toy_rows(1.0)).status == 200
+        assert served.stop() == 0
+    assert (folder / "arrivals.jsonl").read_text().count("\n") == 1
+
+
 CASES: dict[Flag, Case | str] = {
+    ("serve", "--record-arrivals"): arrivals_are_recorded,
     ("serve", "SOURCE"): a_source_is_served,
     ("serve", "--host"): the_host_is_listened_on,
     ("serve", "--http-port"): the_port_is_listened_on,

@@ -104,8 +104,8 @@ class ThreadGate:
 class HandClock:
     """Stands still until told to move.
 
-    `prefixes` begin the names of the threads that count as blocked only while they wait at one of this clock's
-    bells or gates.
+    `prefixes` begin the names of the threads that count as blocked only while they wait at one
+    of this clock's bells or gates.
     """
 
     def __init__(self, *prefixes: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from palio.bench.closed import Period, closed_loop, post_json
+from palio.bench.adapters import OpenAIEmbeddings, prepare
+from palio.bench.load import ClosedLoad
+from palio.bench.summary import Quantile
+from palio.bench.target import read_target
+from palio.bench.trial import Order, Outcome, run_trial
+from palio.bench.workloads import Workload
 from palio.core.errors import SettingsError
 from palio.settings import cache_root
 from palio.toolchain.build import build
@@ -50,10 +55,6 @@ class Served:
     process: subprocess.Popen[str]
     url: str
 
-    @property
-    def port(self) -> int:
-        return int(self.url.rsplit(":", 1)[1])
-
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -61,7 +62,7 @@ class Cell:
 
     concurrency: int
     batching: bool
-    period: Period
+    outcome: Outcome
 
 
 def run_demo(*, http_port: int, seconds: float, serve_on: bool) -> None:
@@ -78,9 +79,8 @@ def run_demo(*, http_port: int, seconds: float, serve_on: bool) -> None:
         with _serving(0, batching=False) as off:
             cells = list(_measure(on, off, seconds, console))
         console.print(_table(cells, seconds))
-        failed = sum(cell.period.failed for cell in cells)
-        if failed:
-            raise SettingsError(f"{failed} requests of the measurement failed; see above")
+        if any(cell.outcome.summary is None or cell.outcome.summary.errors for cell in cells):
+            raise SettingsError("requests of the measurement failed; see the table above")
         console.print("Ask it yourself:", _curl(on.url), sep="\n", markup=False, soft_wrap=True)
         if serve_on:
             try:
@@ -154,12 +154,11 @@ def _embed(served: Served, texts: Sequence[str]) -> Vectors:
 
 def _measure(on: Served, off: Served, seconds: float, console: Console) -> Iterator[Cell]:
     """Off and on in turn at each concurrency, so that both meet the same machine."""
-    requests = [
-        post_json(_PATH, orjson.dumps({"model": _MODEL, "input": question}))
-        for question in _lines("questions.txt")
-    ]
+    workload = Workload(name="questions", texts=tuple((line,) for line in _lines("questions.txt")))
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    # Drawing takes time from the client that measures, so it is done seldom.
+    progress = Progress(*columns, console=console, transient=True, refresh_per_second=2)
+    with progress, ThreadPoolExecutor(1) as aside:
         task = progress.add_task("measuring", total=2 * len(_CONCURRENCY))
         for concurrency in _CONCURRENCY:
             for served, batching in ((off, False), (on, True)):
@@ -167,17 +166,20 @@ def _measure(on: Served, off: Served, seconds: float, console: Console) -> Itera
                     task,
                     description=f"{concurrency} callers, batching {'on' if batching else 'off'}",
                 )
-                asyncio.run(_ask(served, requests, concurrency, min(1.0, seconds / 2)))
-                period = asyncio.run(_ask(served, requests, concurrency, seconds))
-                yield Cell(concurrency, batching, period)
+                order = _order(served, workload, concurrency, seconds)
+                # In a thread of its own, so that signals stay with this one.
+                yield Cell(concurrency, batching, aside.submit(run_trial, order).result())
                 progress.advance(task)
 
 
-async def _ask(
-    served: Served, requests: Sequence[bytes], concurrency: int, seconds: float
-) -> Period:
-    return await closed_loop(
-        "127.0.0.1", served.port, requests, concurrency=concurrency, seconds=seconds
+def _order(served: Served, workload: Workload, concurrency: int, seconds: float) -> Order:
+    target = read_target(served.url)
+    return Order(
+        target=target,
+        questions=prepare(OpenAIEmbeddings(_MODEL), workload, target),
+        load=ClosedLoad(
+            concurrency=concurrency, duration_s=seconds, warmup_s=min(1.0, seconds / 2)
+        ),
     )
 
 
@@ -185,22 +187,39 @@ def _table(cells: Sequence[Cell], seconds: float) -> Table:
     table = Table(
         title=f"Short questions, closed loop, {seconds:g} s a row, all on this machine",
         title_justify="left",
+        caption="~ means: seen, but so short and uneven a run cannot vouch for it",
+        caption_justify="left",
     )
-    for title in ("callers", "batching", "requests/s", "p50 ms", "p99 ms", "mean batch", "failed"):
-        table.add_column(title, justify="left" if title == "batching" else "right")
+    titles = ("callers", "batching", "requests/s", "p50 ms", "p99 ms", "mean batch", "verdict")
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("batching", "verdict") else "right")
     for cell in cells:
-        period = cell.period
         table.add_row(
             str(cell.concurrency),
             "on" if cell.batching else "off",
-            f"{period.per_s:.0f}",
-            f"{period.latency_ms(0.50):.1f}",
-            f"{period.latency_ms(0.99):.1f}",
-            f"{period.mean_batch:.2f}",
-            str(period.failed),
+            *_figures(cell.outcome),
             end_section=cell.batching,
         )
     return table
+
+
+def _figures(outcome: Outcome) -> tuple[str, ...]:
+    """Rate, p50, p99, mean batch and verdict; without a verdict that has numbers, no number."""
+    verdict, summary = outcome.verdict, outcome.summary
+    if verdict is None or summary is None or not verdict.has_numbers:
+        return "", "", "", "", "stopped" if verdict is None else verdict.line()
+    by_percent = {quantile.percent: quantile for quantile in summary.latency}
+    return (
+        f"{summary.answered_per_s:.0f}",
+        _ms(by_percent[50.0]),
+        _ms(by_percent[99.0]),
+        f"{summary.mean_batch or 0:.2f}",
+        str(verdict.state),
+    )
+
+
+def _ms(quantile: Quantile) -> str:
+    return f"{quantile.latency_ms:.1f}" if quantile.is_supported else f"~{quantile.latency_ms:.1f}"
 
 
 def _curl(url: str) -> str:

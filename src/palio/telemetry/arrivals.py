@@ -43,8 +43,8 @@ class ArrivalWriter:
         """Take one request; never blocks.
 
         `at_ms` counts from the first that was put: one that came earlier and took longer is a
-        little below 0. What was never counted of rows, length (characters, or elements) and tokens, as of a request that was refused,
-        are left out.
+        little below 0. What was never counted of rows, length (characters, or elements) and
+        tokens, as of a request that was refused, is left out.
         """
         if self._first_ns is None:
             self._first_ns = arrived_ns

@@ -1,0 +1,82 @@
+"""From what a user names to what is sent: the model, its input, and the way of asking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from palio.bench.adapters import Adapter, FormTemplate, JsonTemplate, Oip, OpenAIEmbeddings
+from palio.bench.fetch import page
+from palio.bench.target import Target
+from palio.bench.workloads import Workload
+from palio.core.errors import SettingsError
+
+Way = Literal["auto", "openai", "oip", "json", "form"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """How to ask: the way, the model where it needs one, path and template for plain HTTP."""
+
+    way: Way = "auto"
+    model: str = ""
+    path: str = "/"
+    template: str = ""
+
+
+def adapter_for(asking: Asking, workload: Workload, target: Target) -> Adapter:
+    """The adapter that asks this way; the model is looked up at the server if it was not named.
+
+    Raises:
+        SettingsError: the server does not say which model, or a template is missing.
+    """
+    way = asking.way
+    if way == "auto":
+        way = "openai" if workload.texts else "oip"
+        if asking.template:
+            way = "json"
+    if way in ("json", "form"):
+        if not asking.template:
+            raise SettingsError('plain HTTP needs --template, such as \'{"text": "{text}"}\'')
+        if way == "json":
+            return JsonTemplate(asking.path, asking.template)
+        fields = [field.partition("=") for field in asking.template.split("&")]
+        return FormTemplate(asking.path, [(name, value) for name, _, value in fields])
+    model = asking.model or _only_model(target, has_texts=bool(workload.texts))
+    if way == "openai":
+        return OpenAIEmbeddings(model)
+    return Oip(model, _first_input(target, model))
+
+
+def _only_model(target: Target, *, has_texts: bool) -> str:
+    """The one model of the server that takes such inputs."""
+    listed = _json(target, "/").get("models")
+    names = [str(name) for name in listed] if isinstance(listed, dict) else []
+    fitting = [name for name in names if _takes_text(target, name) == has_texts]
+    if len(fitting) == 1:
+        return fitting[0]
+    said = f"it lists {', '.join(names)}" if names else "it lists none"
+    raise SettingsError(f"name the model with --model: {target.name} does not say which; {said}")
+
+
+def _takes_text(target: Target, model: str) -> bool:
+    inputs = _json(target, f"/v2/models/{model}").get("inputs") or [{}]
+    return bool(inputs[0].get("datatype") == "BYTES")
+
+
+def _first_input(target: Target, model: str) -> str:
+    inputs = _json(target, f"/v2/models/{model}").get("inputs")
+    if not inputs:
+        raise SettingsError(f"{target.name} does not describe the model {model!r} at /v2/models")
+    return str(inputs[0]["name"])
+
+
+def _json(target: Target, path: str) -> dict[str, Any]:
+    content = page(target, path)
+    try:
+        said = orjson.loads(content or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return said if isinstance(said, dict) else {}

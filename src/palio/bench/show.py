@@ -1,0 +1,75 @@
+"""A trial for people: one verdict line, and a table if there are numbers to show."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from palio.bench.intervals import Interval
+from palio.bench.slo import Slo
+from palio.bench.summary import Quantile, Summary
+from palio.bench.verdict import State, Verdict
+
+_STYLE = {State.OK: "bold green", State.SATURATED: "bold yellow"}
+
+
+def page(verdict: Verdict, summary: Summary | None, slo: Slo | None, met: bool) -> RenderableType:
+    """The verdict; below it the figures, where the verdict lets them be shown."""
+    lines: list[RenderableType] = [
+        Text(verdict.line(), style=_STYLE.get(verdict.state, "bold red"))
+    ]
+    if summary is not None and verdict.has_numbers:
+        lines.append(_table(summary))
+        if slo is not None:
+            lines.append(Text(f"SLO {slo}: {'met' if met else 'missed'}", style="bold"))
+    elif summary is not None and summary.errors:
+        lines.append(Text("ended badly: " + _counts(summary)))
+    return Group(*lines)
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    if summary.offered_per_s is not None:
+        table.add_row("offered", f"{summary.offered_per_s:,.1f}/s")
+    rows = summary.rows_per_s
+    same = math.isclose(rows, summary.answered_per_s)
+    table.add_row(
+        "answered", f"{summary.answered_per_s:,.1f}/s" + ("" if same else f", {rows:,.1f} rows/s")
+    )
+    table.add_row("attempts", f"{summary.attempts:,} in {summary.seconds:.1f} s")
+    for name, quantiles in (("latency", summary.latency), ("service", summary.service)):
+        table.add_row(name, "  ".join(map(_quantile, quantiles)))
+    median, p99, most = summary.lag_ms
+    table.add_row("client lag", f"p50 {median:.3f} ms  p99 {p99:.3f} ms  most {most:.3f} ms")
+    table.add_row("no good answer", _counts(summary) or "none")
+    if summary.stages:
+        stages = "  ".join(f"{name} {ms:.3f}" for name, ms in summary.stages.items())
+        table.add_row("server, ms", f"{stages}  beyond it {summary.unexplained_ms or 0:.3f}")
+    if summary.mean_batch is not None:
+        table.add_row("server batch", f"{summary.mean_batch:.2f} rows")
+    return table
+
+
+def _quantile(quantile: Quantile) -> str:
+    name = f"p{quantile.percent:g}"
+    if not quantile.is_supported:
+        return f"{name} too few"
+    within = "" if quantile.within is None else f" {_interval(quantile.within)}"
+    return f"{name} {_ms(quantile.latency_ms)}{within}"
+
+
+def _interval(within: Interval) -> str:
+    return f"({_ms(within.low)} to {_ms(within.high)})"
+
+
+def _ms(value: float) -> str:
+    return "not reached" if math.isinf(value) else f"{value:.2f} ms"
+
+
+def _counts(summary: Summary) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in summary.errors.items())
