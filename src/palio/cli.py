@@ -125,7 +125,9 @@ def bench(
     requests: Annotated[
         int, Parameter(name=["--requests", "-n"], help="Closed loop: stop after so many.")
     ] = 0,
-    duration: Annotated[str, Parameter(help="How long is measured, as in 20s.")] = "10s",
+    duration: Annotated[
+        str | None, Parameter(help="How long is measured, as in 20s: 10s, or the whole trace.")
+    ] = None,
     warmup: Annotated[str, Parameter(help="How long before that is not counted.")] = "2s",
     timeout: Annotated[str, Parameter(help="When an answer counts as never given.")] = "10s",
     rows: Annotated[int, Parameter(help="Rows in each request.")] = 1,
@@ -170,7 +172,7 @@ def bench(
         trace=trace,
         concurrency=concurrency,
         requests=requests,
-        duration_s=_span(duration),
+        duration_s=_span(duration or ("0" if trace else "10s")),
         warmup_s=_span(warmup),
         timeout_s=_span(timeout),
         rows=rows,
@@ -179,13 +181,7 @@ def bench(
         out=Path(out) if out else None,
         pids=tuple(pid or ()),
     )
-    if scenario is not None:
-        sys.exit(command.bench_scenario(wish, scenario, cache, console))
-    if capacity:
-        sys.exit(command.bench_capacity(wish, cache, console))
-    if ramp:
-        sys.exit(command.bench_ramp(wish, cache, console))
-    sys.exit(command.bench(wish, cache, console))
+    sys.exit(command.run(wish, cache, console, scenario=scenario, capacity=capacity, ramp=ramp))
 
 
 @app.command

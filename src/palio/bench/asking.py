@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 import orjson
 
 from palio.bench.adapters import Adapter, FormTemplate, JsonTemplate, Oip, OpenAIEmbeddings
-from palio.bench.fetch import page
+from palio.bench.fetch import page, unreachable
 from palio.bench.target import Target
 from palio.bench.workloads import Workload
 from palio.core.errors import SettingsError
 
 Way = Literal["auto", "openai", "oip", "json", "form"]
+
+
+class Unreachable(Exception):
+    """The server cannot be asked what it serves, for no connection can be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,7 @@ def adapter_for(asking: Asking, workload: Workload, target: Target) -> Adapter:
 
     Raises:
         SettingsError: the server does not say which model, or a template is missing.
+        Unreachable: it would have to be asked, and cannot be.
     """
     way = asking.way
     if way == "auto":
@@ -57,20 +63,35 @@ def _only_model(target: Target, *, has_texts: bool) -> str:
     fitting = [name for name in names if _takes_text(target, name) == has_texts]
     if len(fitting) == 1:
         return fitting[0]
+    _check_reachable(target)
     said = f"it lists {', '.join(names)}" if names else "it lists none"
     raise SettingsError(f"name the model with --model: {target.name} does not say which; {said}")
 
 
 def _takes_text(target: Target, model: str) -> bool:
-    inputs = _json(target, f"/v2/models/{model}").get("inputs") or [{}]
-    return bool(inputs[0].get("datatype") == "BYTES")
+    inputs = _inputs(target, model)
+    return bool(inputs) and inputs[0].get("datatype") == "BYTES"
 
 
 def _first_input(target: Target, model: str) -> str:
-    inputs = _json(target, f"/v2/models/{model}").get("inputs")
-    if not inputs:
+    inputs = _inputs(target, model)
+    if not inputs or "name" not in inputs[0]:
+        _check_reachable(target)
         raise SettingsError(f"{target.name} does not describe the model {model!r} at /v2/models")
     return str(inputs[0]["name"])
+
+
+def _check_reachable(target: Target) -> None:
+    if reason := unreachable(target):
+        raise Unreachable(f"{target.name} cannot be asked what it serves: {reason}")
+
+
+def _inputs(target: Target, model: str) -> list[dict[str, Any]]:
+    """What the model takes, as the server tells it; any server may say anything there."""
+    inputs = _json(target, f"/v2/models/{quote(model, safe='')}").get("inputs")
+    if not isinstance(inputs, list) or not all(isinstance(each, dict) for each in inputs):
+        return []
+    return inputs
 
 
 def _json(target: Target, path: str) -> dict[str, Any]:

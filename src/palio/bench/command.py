@@ -14,18 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from palio.bench.adapters import prepare
-from palio.bench.asking import Asking, adapter_for
+from palio.bench.asking import Asking, Unreachable, adapter_for
 from palio.bench.calibrate import Point, calibrate, load_calibration, save_calibration
 from palio.bench.drive import Progress
 from palio.bench.intervals import Interval
 from palio.bench.isotonic import Edge
 from palio.bench.load import ClosedLoad, Load, OpenLoad
-from palio.bench.search import Found, find_capacity
-from palio.bench.show import page
+from palio.bench.search import Found, NoCapacity, find_capacity
+from palio.bench.show import milliseconds, page
 from palio.bench.slo import Slo, read_slo
 from palio.bench.target import read_target
 from palio.bench.trial import Order, Outcome, run_trial
-from palio.bench.verdict import State
+from palio.bench.verdict import Reason, State, Verdict
 from palio.bench.workloads import read_workload
 from palio.core.errors import SettingsError
 
@@ -33,6 +33,7 @@ Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 SCENARIOS: Final[tuple[Scenario, ...]] = ("single-stream", "multi-stream", "server", "offline")
 _STREAM_ROWS: Final = 8
 _OFFLINE_CALLERS: Final = 64
+_STOPPED: Final = "stopped before its end: no verdict, no numbers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,32 @@ class Wish:
     pids: tuple[int, ...] = ()
 
 
+def run(
+    wish: Wish,
+    cache: Path,
+    console: Console,
+    *,
+    scenario: Scenario | None = None,
+    capacity: bool = False,
+    ramp: bool = False,
+) -> int:
+    """What was asked for; the exit status."""
+    if (scenario is not None) + capacity + ramp > 1:
+        raise SettingsError("give one of --scenario, --find-capacity and --ramp")
+    try:
+        if scenario is not None:
+            return bench_scenario(wish, scenario, cache, console)
+        if capacity:
+            return bench_capacity(wish, cache, console)
+        if ramp:
+            return bench_ramp(wish, cache, console)
+        return bench(wish, cache, console)
+    except Unreachable as error:
+        verdict = Verdict(State.FAILED, (Reason("answered", str(error)),))
+        console.print(page(verdict, None, None, None))
+        return 1
+
+
 def bench(wish: Wish, cache: Path, console: Console) -> int:
     """One trial; the exit status is 0 for a verdict that has numbers and, if asked, a kept SLO."""
     order = _order(wish, _load(wish), cache)
@@ -67,9 +94,19 @@ def bench(wish: Wish, cache: Path, console: Console) -> int:
 
 def bench_capacity(wish: Wish, cache: Path, console: Console) -> int:
     """The highest rate within the SLO."""
-    slo = read_slo(wish.slo or "")
-    order = _order(wish, _load(replace(wish, rate=1.0, concurrency=None)), cache)
-    found = find_capacity(order, slo, seconds=wish.duration_s, heard=_heard(console))
+    if not wish.slo:
+        raise SettingsError("a capacity is looked for within --slo, as in p99<50ms")
+    if wish.rate is not None or wish.trace or wish.concurrency is not None or wish.requests:
+        raise SettingsError(
+            "the search chooses its own rates: leave out --rate, --trace, --concurrency, --requests"
+        )
+    slo, load = read_slo(wish.slo), replace(_open(wish), rate_per_s=1.0)
+    order = _order(wish, load, cache)
+    try:
+        found = find_capacity(order, load, slo, heard=_heard(console))
+    except NoCapacity as error:
+        console.print(f"no capacity: {error}", style="bold red", highlight=False, soft_wrap=True)
+        return 1
     console.print(_capacity_line(found, slo), highlight=False, soft_wrap=True)
     return 0 if found.capacity.rate_per_s else 1
 
@@ -78,17 +115,30 @@ def bench_ramp(wish: Wish, cache: Path, console: Console, *, steps: int = 8) -> 
     """Rates up to `wish.rate` in equal steps, one after the other, as one table."""
     if not wish.rate or wish.rate <= 0:
         raise SettingsError("a ramp needs --rate, the highest it goes to")
+    if wish.concurrency is not None or wish.requests:
+        raise SettingsError("a ramp is an open loop: leave out --concurrency and --requests")
+    load = _open(wish)
     table = Table(box=None, pad_edge=False)
     for title in ("offered/s", "answered/s", "p50 ms", "p99 ms", "client p99 ms", "verdict"):
         table.add_column(title, justify="left" if title == "verdict" else "right")
+    why: list[str] = []
+    has_numbers = False
     for step in range(1, steps + 1):
-        order = _order(wish, replace(_open(wish), rate_per_s=wish.rate * step / steps), cache)
+        rate = wish.rate * step / steps
+        order = _order(wish, replace(load, rate_per_s=rate), cache)
         outcome = run_trial(order, _live(order.load))
+        _clear_live()
         if outcome.verdict is None:
+            console.print(_STOPPED, style="bold red")
             return 130
-        table.add_row(*_ramp_row(outcome), outcome.verdict.line())
+        table.add_row(*_ramp_row(rate, outcome), str(outcome.verdict.state))
+        has_numbers |= outcome.verdict.has_numbers
+        if outcome.verdict.reasons:
+            why.append(f"{rate:,.1f}/s {outcome.verdict.line()}")
     console.print(table)
-    return 0
+    for line in why:
+        console.print(line, highlight=False, soft_wrap=True)
+    return 0 if has_numbers else 1
 
 
 def bench_scenario(wish: Wish, scenario: Scenario, cache: Path, console: Console) -> int:
@@ -101,6 +151,10 @@ def bench_scenario(wish: Wish, scenario: Scenario, cache: Path, console: Console
     console.print(f"{scenario}, MLPerf-style, not an MLPerf result", style="dim")
     if scenario == "server":
         return bench_capacity(wish, cache, console)
+    if wish.rate is not None or wish.trace or wish.concurrency is not None:
+        raise SettingsError(
+            "a scenario has its own load: leave out --rate, --trace and --concurrency"
+        )
     if scenario == "multi-stream":
         wish = replace(wish, rows=_STREAM_ROWS)
     callers = _OFFLINE_CALLERS if scenario == "offline" else 1
@@ -149,10 +203,10 @@ def _load(wish: Wish) -> Load:
     """An open load for a rate or a trace, a closed one for callers; one of them, not both."""
     if wish.concurrency is not None and (wish.rate is not None or wish.trace):
         raise SettingsError("give --rate (open loop) or --concurrency (closed loop), not both")
-    if wish.rate is not None or wish.trace:
-        return _open(wish)
     if wish.requests and wish.concurrency is None:
         raise SettingsError("--requests goes with --concurrency")
+    if wish.rate is not None or wish.trace:
+        return _open(wish)
     return ClosedLoad(
         concurrency=wish.concurrency or 1,
         duration_s=0.0 if wish.requests else wish.duration_s,
@@ -193,17 +247,21 @@ def _live(load: Load) -> Callable[[Progress], None] | None:
     return tell
 
 
-def _report(order: Order, outcome: Outcome, console: Console) -> int:
+def _clear_live() -> None:
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
+
+
+def _report(order: Order, outcome: Outcome, console: Console) -> int:
+    _clear_live()
     if outcome.verdict is None:
-        console.print("stopped before its end: no verdict, no numbers", style="bold red")
+        console.print(_STOPPED, style="bold red")
     else:
         console.print(page(outcome.verdict, outcome.summary, order.slo, outcome.is_slo_met))
-        if outcome.usage is not None and outcome.summary is not None:
-            console.print(_usage_line(outcome), highlight=False)
+        if outcome.usage is not None and outcome.verdict.has_numbers:
+            console.print(_usage_line(outcome), highlight=False, soft_wrap=True)
     if outcome.folder is not None:
-        console.print(f"every attempt: {outcome.folder}", soft_wrap=True)
+        console.print(f"every attempt: {outcome.folder}", highlight=False, soft_wrap=True)
     if outcome.verdict is None:
         return 130
     if not outcome.verdict.has_numbers:
@@ -259,16 +317,16 @@ def _rate(within: Interval) -> str:
     return f"{within.low:,.1f} to {within.high:,.1f}"
 
 
-def _ramp_row(outcome: Outcome) -> tuple[str, ...]:
+def _ramp_row(rate: float, outcome: Outcome) -> tuple[str, ...]:
     summary = outcome.summary
     if summary is None or outcome.verdict is None or not outcome.verdict.has_numbers:
-        offered = summary.offered_per_s if summary is not None else None
-        return (f"{offered or 0:,.1f}", "", "", "", "")
+        return (f"{rate:,.1f}", "", "", "", "")
+    p50, _, p99, _ = summary.latency
     return (
-        f"{summary.offered_per_s or 0:,.1f}",
+        f"{rate:,.1f}",
         f"{summary.answered_per_s:,.1f}",
-        f"{summary.latency[0].latency_ms:.2f}",
-        f"{summary.latency[2].latency_ms:.2f}",
+        milliseconds(p50),
+        milliseconds(p99),
         f"{summary.lag_ms[1]:.3f}",
     )
 

@@ -40,32 +40,55 @@ class Found:
 
 
 Heard = Callable[[float, Outcome], None]
+Run = Callable[[Order], Outcome]
 
 
-def find_capacity(order: Order, slo: Slo, *, seconds: float, heard: Heard) -> Found:
+class NoCapacity(Exception):
+    """There is none to tell; the sentence says why."""
+
+
+def find_capacity(
+    order: Order, load: OpenLoad, slo: Slo, *, heard: Heard, run: Run = run_trial
+) -> Found:
     """Try rates around what a closed loop reaches; `heard` gets every trial as it ends.
 
+    `load` says everything about a trial but its rate; `run` runs one.
+
     Raises:
-        ValueError: the closed loop was not answered, or no rate gave a trial that counts.
+        NoCapacity: the closed loop was not answered well, or no rate gave a trial that counts.
+        KeyboardInterrupt: a trial was stopped.
     """
-    timeout_s = max(10 * slo.limit_ms / 1e3, 2.0)
+    load = replace(load, timeout_s=min(load.timeout_s, max(10 * slo.limit_ms / 1e3, 2.0)))
     probe = replace(
         order,
         load=ClosedLoad(
-            concurrency=_PROBE_CALLERS, duration_s=seconds, timeout_s=10.0, warmup_s=1.0
+            concurrency=_PROBE_CALLERS,
+            duration_s=load.duration_s,
+            seed=load.seed,
+            timeout_s=10.0,
+            warmup_s=load.warmup_s,
         ),
     )
-    outcome = run_trial(probe)
+    outcome = run(probe)
     heard(math.inf, outcome)
-    if outcome.summary is None or not outcome.summary.answered_per_s:
-        raise ValueError("the server answered nothing in a closed loop")
-    reached = outcome.summary.answered_per_s
-    search = _Search(order, slo, seconds, timeout_s, heard)
+    reached = _reached(outcome)
+    search = _Search(order, load, slo, heard, run)
     search.rounds([share * reached for share in _WIDE])
     first = search.capacity()
     if first.edge is not Edge.NOT_BRACKETED:
         search.rounds(_between(search.points(), first.rate_per_s))
     return Found(search.capacity(), reached, search.points(), search.trials, search.invalid)
+
+
+def _reached(outcome: Outcome) -> float:
+    """What the closed loop was answered a second."""
+    if outcome.verdict is None:
+        raise KeyboardInterrupt
+    if outcome.verdict.state in (State.FAILED, State.NOT_PARITY):
+        raise NoCapacity(f"in a closed loop: {outcome.verdict.line()}")
+    if outcome.summary is None or not outcome.summary.answered_per_s:
+        raise NoCapacity("the server answered nothing in a closed loop")
+    return outcome.summary.answered_per_s
 
 
 def _between(points: Sequence[RatePoint], rate: float) -> list[float]:
@@ -77,15 +100,13 @@ def _between(points: Sequence[RatePoint], rate: float) -> list[float]:
 
 
 class _Search:
-    def __init__(
-        self, order: Order, slo: Slo, seconds: float, timeout_s: float, heard: Heard
-    ) -> None:
+    def __init__(self, order: Order, load: OpenLoad, slo: Slo, heard: Heard, run: Run) -> None:
         self._order = order
+        self._load = load
         self._slo = slo
-        self._seconds = seconds
-        self._timeout_s = timeout_s
         self._heard = heard
-        self._rng = np.random.default_rng(order.load.seed)
+        self._run = run
+        self._rng = np.random.default_rng(load.seed)
         self._latencies: dict[float, list[float]] = {}
         self.trials = 0
         self.invalid = 0
@@ -103,18 +124,14 @@ class _Search:
 
     def capacity(self) -> Capacity:
         if not self._latencies:
-            raise ValueError("no trial counts: the client could not keep its own times")
-        return capacity(self.points(), self._slo.limit_ms, seed=self._order.load.seed)
+            raise NoCapacity(
+                f"none of {self.trials} trials counts: the client could not keep its own times"
+            )
+        return capacity(self.points(), self._slo.limit_ms, seed=self._load.seed)
 
     def _try(self, rate: float, number: int) -> None:
-        load = OpenLoad(
-            rate_per_s=rate,
-            duration_s=self._seconds,
-            seed=self._order.load.seed + number,
-            timeout_s=self._timeout_s,
-            warmup_s=1.0,
-        )
-        outcome = run_trial(replace(self._order, load=load))
+        load = replace(self._load, rate_per_s=rate, seed=self._load.seed + number)
+        outcome = self._run(replace(self._order, load=load))
         self.trials += 1
         self._heard(rate, outcome)
         if outcome.verdict is None:

@@ -13,18 +13,26 @@ from palio.bench.slo import Slo
 from palio.bench.summary import Quantile, Summary
 from palio.bench.verdict import State, Verdict
 
+_MET = {True: "met", False: "missed", None: "too few answers to tell"}
 _STYLE = {State.OK: "bold green", State.SATURATED: "bold yellow"}
 
 
-def page(verdict: Verdict, summary: Summary | None, slo: Slo | None, met: bool) -> RenderableType:
-    """The verdict; below it the figures, where the verdict lets them be shown."""
+def page(
+    verdict: Verdict, summary: Summary | None, slo: Slo | None, met: bool | None
+) -> RenderableType:
+    """The verdict in one line; below it the figures, where the verdict lets them be shown."""
     lines: list[RenderableType] = [
-        Text(verdict.line(), style=_STYLE.get(verdict.state, "bold red"))
+        Text(
+            verdict.line(),
+            style=_STYLE.get(verdict.state, "bold red"),
+            no_wrap=True,
+            overflow="ignore",
+        )
     ]
     if summary is not None and verdict.has_numbers:
         lines.append(_table(summary))
         if slo is not None:
-            lines.append(Text(f"SLO {slo}: {'met' if met else 'missed'}", style="bold"))
+            lines.append(Text(f"SLO {slo}: {_MET[met]}", style="bold"))
     elif summary is not None and summary.errors:
         lines.append(Text("ended badly: " + _counts(summary)))
     return Group(*lines)
@@ -43,7 +51,7 @@ def _table(summary: Summary) -> Table:
     )
     table.add_row("attempts", f"{summary.attempts:,} in {summary.seconds:.1f} s")
     for name, quantiles in (("latency", summary.latency), ("service", summary.service)):
-        table.add_row(name, "  ".join(map(_quantile, quantiles)))
+        table.add_row(name, "\n".join(map(_quantile, quantiles)))
     median, p99, most = summary.lag_ms
     table.add_row("client lag", f"p50 {median:.3f} ms  p99 {p99:.3f} ms  most {most:.3f} ms")
     table.add_row("no good answer", _counts(summary) or "none")
@@ -56,15 +64,22 @@ def _table(summary: Summary) -> Table:
 
 
 def _quantile(quantile: Quantile) -> str:
-    name = f"p{quantile.percent:g}"
-    if not quantile.is_supported:
-        return f"{name} too few"
+    name = f"{f'p{quantile.percent:g}':<5}"
     within = "" if quantile.within is None else f" {_interval(quantile.within)}"
-    return f"{name} {_ms(quantile.latency_ms)}{within}"
+    unit = "" if not quantile.is_supported or math.isinf(quantile.latency_ms) else " ms"
+    return f"{name} {milliseconds(quantile)}{unit}{within}"
+
+
+def milliseconds(quantile: Quantile) -> str:
+    """The figure without its unit, or why there is none."""
+    if not quantile.is_supported:
+        return "too few"
+    return "not reached" if math.isinf(quantile.latency_ms) else f"{quantile.latency_ms:.2f}"
 
 
 def _interval(within: Interval) -> str:
-    return f"({_ms(within.low)} to {_ms(within.high)})"
+    low = f"{within.low:.2f}" if math.isfinite(within.high) else _ms(within.low)
+    return f"({low} to {_ms(within.high)})"
 
 
 def _ms(value: float) -> str:

@@ -7,17 +7,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from palio.bench.attempts import Attempts
-from palio.bench.checks import TrialFacts, judge, settling
+from palio.bench.checks import TrialFacts, judge, measured, settling
 from palio.bench.drive import Driven, Keep, Tell, drive_alone
 from palio.bench.fetch import page
 from palio.bench.fingerprint import fingerprint
 from palio.bench.load import Load, OpenLoad
 from palio.bench.manifest import Manifest, write_manifest
+from palio.bench.percentiles import supports
 from palio.bench.questions import Questions
-from palio.bench.record import Recorder
+from palio.bench.record import RESOURCES, Recorder
 from palio.bench.resources import Usage, read_samples, usage
 from palio.bench.sampler import sampling
 from palio.bench.schedule import draw
@@ -52,13 +54,14 @@ class Outcome:
     """What came of it. `verdict` is None for a trial that was stopped: it is worth nothing.
 
     `summary` is None where nothing was attempted after the warm-up; `folder` where nothing was
-    kept; `usage` where nobody watched.
+    kept; `usage` where nobody watched; `is_slo_met` where there is no objective, or the sample is
+    too small to tell.
     """
 
     driven: Driven
     verdict: Verdict | None
     summary: Summary | None
-    is_slo_met: bool
+    is_slo_met: bool | None
     folder: Path | None
     usage: Usage | None
 
@@ -71,46 +74,71 @@ def run_trial(order: Order, progress: Tell | None = None) -> Outcome:
         OSError: the folder cannot be written.
     """
     if order.out is None:
-        driven = _drive(order, progress, None)
-        return _outcome(order, driven, None, None)
+        with TemporaryDirectory(prefix="palio-bench-") as folder:
+            resources = Path(folder) / RESOURCES
+            return _outcome(order, _drive(order, progress, None, resources), resources)
     with _recorder(order, order.out) as recorder:
-        with sampling(order.pids, recorder.resources) if order.pids else nullcontext():
-            driven = _drive(order, progress, recorder.add)
+        driven = _drive(order, progress, recorder.add, recorder.resources)
         recorder.settle(driven.attempts)
         recorder.manifest = replace(recorder.manifest, zero_ns=driven.zero_ns)
-        verdict, _ = _judged(order, driven)
-        if verdict is None:
+        outcome = _outcome(order, driven, recorder.resources)
+        if outcome.verdict is None:
             write_manifest(recorder.folder, recorder.manifest)
         else:
-            recorder.finish(verdict)
-        return _outcome(order, driven, recorder.folder, _used(order, driven, recorder))
+            recorder.finish(outcome.verdict)
+        return replace(outcome, folder=recorder.folder)
 
 
-def _drive(order: Order, progress: Tell | None, keep: Keep | None) -> Driven:
-    return drive_alone(
-        order.target, order.questions, order.load, progress=progress, keep=keep, cpus=order.cpus
+def _drive(order: Order, progress: Tell | None, keep: Keep | None, resources: Path) -> Driven:
+    with sampling(order.pids, resources) if order.pids else nullcontext():
+        return drive_alone(
+            order.target, order.questions, order.load, progress=progress, keep=keep, cpus=order.cpus
+        )
+
+
+def _outcome(order: Order, driven: Driven, resources: Path) -> Outcome:
+    """What the rows say; nothing, if it was stopped."""
+    begin, end = _window(order.load, driven)
+    outcome = Outcome(
+        driven=driven,
+        verdict=None,
+        summary=None,
+        is_slo_met=None,
+        folder=None,
+        usage=_used(order, resources, driven.zero_ns + begin, driven.zero_ns + end),
+    )
+    if not driven.is_finished:
+        return outcome
+    facts = TrialFacts(
+        attempts=driven.attempts,
+        load=order.load,
+        from_ns=begin,
+        until_ns=end,
+        slo_ms=None if order.slo is None else order.slo.limit_ms,
+        client_cpu_share=driven.client_cpu_share,
+    )
+    outcome = replace(outcome, verdict=judge(facts))
+    if not len(facts.judged):
+        return outcome
+    settled = settling(facts).begins_ns
+    return replace(
+        outcome,
+        summary=summarise(driven.attempts, order.load, begin if settled is None else settled, end),
+        is_slo_met=None if order.slo is None else _is_met(order.slo, measured(facts)),
     )
 
 
-def _used(order: Order, driven: Driven, recorder: Recorder) -> Usage | None:
+def _used(order: Order, resources: Path, begin_ns: int, end_ns: int) -> Usage | None:
     if not order.pids:
         return None
-    begin, end = _window(order.load, driven)
-    zero = driven.zero_ns
-    samples = read_samples(recorder.resources)
-    return usage(samples, begin_ns=zero + begin, end_ns=zero + end)
+    return usage(read_samples(resources), begin_ns=begin_ns, end_ns=end_ns)
 
 
-def _outcome(order: Order, driven: Driven, folder: Path | None, used: Usage | None) -> Outcome:
-    verdict, summary = _judged(order, driven)
-    return Outcome(
-        driven=driven,
-        verdict=verdict,
-        summary=summary,
-        is_slo_met=_is_met(order, driven),
-        folder=folder,
-        usage=used,
-    )
+def _is_met(slo: Slo, rows: Attempts) -> bool | None:
+    """Over the rows that the figures are of; None where they are too few for that percentile."""
+    if slo.error_ratio(rows) > slo.max_error_ratio:
+        return False
+    return slo.is_met(rows) if supports(rows.latency_ms, slo.percent) else None
 
 
 def _recorder(order: Order, out: Path) -> Recorder:
@@ -141,33 +169,3 @@ def _window(load: Load, driven: Driven) -> tuple[int, int]:
         return begin, begin + round(load.duration_s * 1e9)
     asked = driven.attempts.intended
     return begin, max(int(asked[-1]) + 1 if len(asked) else begin, begin + 1)
-
-
-def _judged(order: Order, driven: Driven) -> tuple[Verdict | None, Summary | None]:
-    if not driven.is_finished:
-        return None, None
-    begin, end = _window(order.load, driven)
-    facts = TrialFacts(
-        attempts=driven.attempts,
-        load=order.load,
-        from_ns=begin,
-        until_ns=end,
-        slo_ms=None if order.slo is None else order.slo.limit_ms,
-        client_cpu_share=driven.client_cpu_share,
-        in_flight_mean=driven.in_flight_mean,
-    )
-    verdict = judge(facts)
-    if not len(facts.judged):
-        return verdict, None
-    steady_from = settling(facts).begins_ns
-    return verdict, summarise(
-        driven.attempts, order.load, begin if steady_from is None else steady_from, end
-    )
-
-
-def _is_met(order: Order, driven: Driven) -> bool:
-    if order.slo is None or not driven.is_finished:
-        return False
-    begin, end = _window(order.load, driven)
-    rows: Attempts = driven.attempts
-    return order.slo.is_met(rows.where((rows.intended >= begin) & (rows.intended < end)))
