@@ -58,7 +58,7 @@ def test_a_lone_call_on_an_idle_worker_takes_just_its_run() -> None:
 
 
 def test_mixed_lengths_want_the_length_aware_cut() -> None:
-    """The ranking of costs.md §3: length and cost, then no batching, then arrival order."""
+    """As measured on the real model: length and cost, then no batching, then arrival order."""
     rng = random.Random(3)  # noqa: S311  (a test's own numbers)
     lengths = [min(128, max(8, round(rng.lognormvariate(3.2, 0.7)))) for _ in range(2_000)]
     arrivals = [Arrival(0, 1, length) for length in lengths]

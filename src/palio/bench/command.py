@@ -81,7 +81,7 @@ def run(
         return bench(wish, cache, console)
     except Unreachable as error:
         verdict = Verdict(State.FAILED, (Reason("answered", str(error)),))
-        console.print(page(verdict, None, None, None))
+        console.print(page(verdict, None, None, None), crop=False)
         return 1
 
 
@@ -257,7 +257,9 @@ def _report(order: Order, outcome: Outcome, console: Console) -> int:
     if outcome.verdict is None:
         console.print(_STOPPED, style="bold red")
     else:
-        console.print(page(outcome.verdict, outcome.summary, order.slo, outcome.is_slo_met))
+        # Only the verdict may be wider than the terminal: it is one line.
+        shown = page(outcome.verdict, outcome.summary, order.slo, outcome.is_slo_met)
+        console.print(shown, crop=False)
         if outcome.usage is not None and outcome.verdict.has_numbers:
             console.print(_usage_line(outcome), highlight=False, soft_wrap=True)
     if outcome.folder is not None:

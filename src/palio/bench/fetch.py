@@ -42,7 +42,8 @@ def page(target: Target, path: str, *, patience_s: float = _PATIENCE_S) -> bytes
         return None
     finally:
         connection.close()
-    return body if answer.status == 200 and not is_late.is_set() else None
+    is_whole = not answer.length and not is_late.is_set()
+    return body if answer.status == 200 and is_whole else None
 
 
 def unreachable(target: Target) -> str | None:

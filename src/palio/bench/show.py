@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -51,7 +52,7 @@ def _table(summary: Summary) -> Table:
     )
     table.add_row("attempts", f"{summary.attempts:,} in {summary.seconds:.1f} s")
     for name, quantiles in (("latency", summary.latency), ("service", summary.service)):
-        table.add_row(name, "\n".join(map(_quantile, quantiles)))
+        table.add_row(name, _quantiles(quantiles))
     median, p99, most = summary.lag_ms
     table.add_row("client lag", f"p50 {median:.3f} ms  p99 {p99:.3f} ms  most {most:.3f} ms")
     table.add_row("no good answer", _counts(summary) or "none")
@@ -63,11 +64,16 @@ def _table(summary: Summary) -> Table:
     return table
 
 
+def _quantiles(quantiles: Sequence[Quantile]) -> str:
+    lines = [_quantile(each) for each in quantiles if each.is_supported]
+    declined = [f"p{each.percent:g}" for each in quantiles if not each.is_supported]
+    return "\n".join([*lines, *([f"{', '.join(declined)}: too few"] if declined else [])])
+
+
 def _quantile(quantile: Quantile) -> str:
     name = f"{f'p{quantile.percent:g}':<5}"
     within = "" if quantile.within is None else f" {_interval(quantile.within)}"
-    unit = "" if not quantile.is_supported or math.isinf(quantile.latency_ms) else " ms"
-    return f"{name} {milliseconds(quantile)}{unit}{within}"
+    return f"{name} {_ms(quantile.latency_ms)}{within}"
 
 
 def milliseconds(quantile: Quantile) -> str:

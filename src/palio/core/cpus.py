@@ -12,7 +12,7 @@ from typing import Final
 
 from palio.core.errors import SettingsError
 
-# Reading, tokenising and writing cost about a tenth of computing a small model (costs.md §2), so
+# Reading, tokenising and writing cost about a tenth of computing a small model, so
 # `auto` leaves one CPU in eight for them; on fewer they share with the workers.
 CPUS_PER_SPARE: Final = 8
 
