@@ -104,7 +104,8 @@ def bench(
         str, Parameter(help="text-embed, text-embed:mixed, text-embed:FILE, toy, tensor:SHAPE.")
     ] = "text-embed",
     way: Annotated[
-        Literal["auto", "openai", "oip", "json", "form"], Parameter(help="How to ask.")
+        Literal["auto", "openai", "oip", "oip-binary", "json", "form"],
+        Parameter(help="How to ask."),
     ] = "auto",
     model_name: Annotated[
         str, Parameter(name="--model", help="The model; found out if there is just one.")

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cyclopts import App
 
+from palio.bench.attempts import Fault
+from palio.bench.load import ClosedLoad
+from palio.bench.record import Trial, read_trial
 from palio.cli import app
 from tests.app.process import (
+    PALIO,
     TOY_INFER,
+    Served,
     environment,
     run_palio,
     serving,
@@ -117,6 +126,233 @@ def arrivals_are_recorded(folder: Path) -> None:
     assert (folder / "arrivals.jsonl").read_text().count("\n") == 1
 
 
+@dataclass(frozen=True)
+class Bench:
+    """`palio bench` against the toy of all tests, from a folder of its own."""
+
+    folder: Path
+    served: Served
+
+    def said(self, *words: str, url: str = "", status: int | None = None) -> str:
+        """What it prints. The status only where it is the point: a busy machine makes us late."""
+        ended = run_palio(self.folder, "bench", url or self.served.url, *words)
+        assert not ended.stderr
+        assert status is None or ended.returncode == status
+        return ended.stdout
+
+    def kept(self, words: str, *more: str, out: str = "out") -> Trial:
+        """What a short trial of twenty regular requests, or of what is told, left behind."""
+        given = {*words.split(), *more}
+        if not given & {"-c", "--concurrency", "--trace", "--scenario"}:
+            words += " --rate 100" * ("--rate" not in given)
+            words += " --duration 200ms" * ("--duration" not in given)
+            words += " --arrivals constant" * ("--arrivals" not in given)
+        words += " --warmup 0" * ("--warmup" not in given)
+        words += " --workload toy" * ("--workload" not in given)
+        said = self.said(*words.split(), *more, "--out", out)
+        return read_trial(self.folder / said.rpartition("every attempt: ")[2].strip())
+
+
+BenchCase = Callable[[Bench], None]
+JSON_TOY = '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": {data}}]}'
+
+
+def the_url_is_asked(bench: Bench) -> None:
+    assert bench.kept("").attempts.is_good.all()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    assert "FAILED: " in bench.said("--workload", "toy", url=nobody, status=1)
+
+
+def the_workload_is_asked(bench: Bench) -> None:
+    toy, tensor = bench.kept(""), bench.kept("--workload tensor:4")
+    assert (toy.manifest.spec["questions"], tensor.manifest.spec["questions"]) == (
+        "oip toy",
+        "oip tensor:4",
+    )
+    assert toy.manifest.workload_sha256 != tensor.manifest.workload_sha256
+
+
+def it_asks_that_way(bench: Bench) -> None:
+    form = bench.kept("--way form --template a={n}")
+    assert form.manifest.spec["questions"] == "form toy"
+    assert bench.kept("--way oip").manifest.spec["questions"] == "oip toy"
+
+
+def the_model_is_asked(bench: Bench) -> None:
+    assert bench.kept("--model toy").attempts.is_good.all()
+    ended = run_palio(
+        bench.folder, "bench", bench.served.url, "--workload", "toy", "--model", "other"
+    )
+    assert ended.returncode == 2
+    assert "does not describe the model 'other'" in ended.stderr
+
+
+def the_path_is_asked(bench: Bench) -> None:
+    there = bench.kept(f"--path {TOY_INFER}", "--template", JSON_TOY)
+    assert set(there.attempts.status) == {200}
+    assert set(bench.kept("", "--template", JSON_TOY).attempts.status) != {200}
+
+
+def the_template_is_sent(bench: Bench) -> None:
+    small, large = (
+        bench.kept("", "--template", template).attempts.bytes_out.max()
+        for template in ("[{n}]", '["%s", {n}]' % ("x" * 1000))
+    )
+    assert large > small + 1000
+
+
+def the_rate_is_offered(bench: Bench) -> None:
+    assert len(bench.kept("--rate 50").attempts) == 10
+    assert len(bench.kept("--rate 200").attempts) == 40
+
+
+def they_arrive_like_that(bench: Bench) -> None:
+    def gaps(words: str) -> set[int]:
+        return set(np.diff(bench.kept(words).attempts.intended).tolist())
+
+    assert gaps("--arrivals constant") == {10_000_000}
+    assert len(gaps("--arrivals poisson")) > 1
+
+
+def the_shape_is_the_bursts(bench: Bench) -> None:
+    intended = bench.kept("--rate 400 --arrivals burst --shape 5").attempts.intended
+    assert set(np.unique(intended, return_counts=True)[1]) == {5}
+
+
+def the_trace_is_replayed(bench: Bench) -> None:
+    (bench.folder / "trace").write_text('{"at_ms": 0}\n{"at_ms": 20}\n{"at_ms": 90}\n')
+    attempts = bench.kept("--trace trace").attempts
+    assert attempts.intended.tolist() == [0, 20_000_000, 90_000_000]
+    assert len(bench.kept("--trace trace --duration 50ms").attempts) == 2
+
+
+def so_many_callers_ask(bench: Bench) -> None:
+    for name in ("-c", "--concurrency"):
+        load = bench.kept(f"{name} 3 -n 9").manifest.load
+        assert isinstance(load, ClosedLoad)
+        assert load.concurrency == 3
+
+
+def it_stops_after_so_many(bench: Bench) -> None:
+    for name in ("-n", "--requests"):
+        assert len(bench.kept(f"-c 2 {name} 7").attempts) == 7
+
+
+def it_takes_so_long(bench: Bench) -> None:
+    assert len(bench.kept("--duration 0.1").attempts) == 10
+    assert len(bench.kept("--duration 300ms").attempts) == 30
+
+
+def the_warmup_comes_before(bench: Bench) -> None:
+    assert len(bench.kept("--warmup 100ms").attempts) == 30
+
+
+def an_answer_may_take_so_long(bench: Bench) -> None:
+    assert set(bench.kept("--timeout 0.001ms").attempts.fault) == {Fault.TIMEOUT}
+
+
+def requests_have_so_many_rows(bench: Bench) -> None:
+    assert set(bench.kept("--rows 3").attempts.rows) == {3}
+
+
+def the_seed_decides(bench: Bench) -> None:
+    first, again, other = (
+        bench.kept(f"--arrivals poisson --seed {seed}", out=f"out{at}").schedule
+        for at, seed in enumerate((1, 1, 2))
+    )
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def an_objective_is_judged(bench: Bench) -> None:
+    words = ["--workload", "toy", "-c", "1", "-n", "20", "--slo"]
+    assert "\nSLO p50<1e-06ms,errors<0.1%: " in bench.said(*words, "p50<0.000001ms", status=1)
+    assert "SLO" not in bench.said(*words[:-1], status=0)
+
+
+def attempts_are_kept(bench: Bench) -> None:
+    bench.said(*["--workload", "toy", "-c", "1", "-n", "5"])
+    assert not list(bench.folder.iterdir())
+    assert len(bench.kept("-c 1 -n 5", out="there").attempts) == 5
+    assert len(list((bench.folder / "there").iterdir())) == 1
+
+
+def that_process_is_watched(bench: Bench) -> None:
+    trial = bench.kept(f"--pid {bench.served.process.pid}")
+    assert trial.samples
+    assert bench.served.process.pid in {each.pid for each in trial.samples[0].processes}
+    assert not bench.kept("", out="unwatched").samples
+
+
+def a_capacity_is_looked_for(bench: Bench) -> None:
+    words = "--workload toy --find-capacity --duration 20ms --warmup 0 --slo p50<10s"
+    said = bench.said(*words.split())
+    assert "closed loop" in said.splitlines()[0]
+    assert re.match("capacity within p50<10000ms|no capacity", said.splitlines()[-1])
+
+
+def rates_rise(bench: Bench) -> None:
+    words = "--workload toy --ramp --rate 800 --duration 30ms --warmup 0"
+    head, *rows = bench.said(*words.split()).splitlines()
+    assert head.startswith("offered/s")
+    assert [row.split()[0] for row in rows[:8]] == [f"{at}00.0" for at in range(1, 9)]
+
+
+def a_scenario_is_played(bench: Bench) -> None:
+    load = bench.kept("--scenario offline --duration 100ms").manifest.load
+    assert isinstance(load, ClosedLoad)
+    assert load.concurrency == 64
+    words = "--workload toy --scenario single-stream --duration 50ms --warmup 0"
+    assert "not an MLPerf result" in bench.said(*words.split())
+
+
+def the_client_is_measured(bench: Bench) -> None:
+    with subprocess.Popen(  # noqa: S603  (our own words, no shell)
+        [*PALIO, "bench", "--self"],
+        stdout=subprocess.PIPE,
+        env=environment(PALIO_CACHE=str(bench.folder)),
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        # The first of many rates is enough to see that it does.
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert first.split()[:3] == ["500/s", "lag", "p50"]
+    assert process.returncode == 130
+
+
+BENCH_CASES: dict[Flag, BenchCase] = {
+    ("bench", "URL"): the_url_is_asked,
+    ("bench", "--workload"): the_workload_is_asked,
+    ("bench", "--way"): it_asks_that_way,
+    ("bench", "--model"): the_model_is_asked,
+    ("bench", "--path"): the_path_is_asked,
+    ("bench", "--template"): the_template_is_sent,
+    ("bench", "--rate"): the_rate_is_offered,
+    ("bench", "--arrivals"): they_arrive_like_that,
+    ("bench", "--shape"): the_shape_is_the_bursts,
+    ("bench", "--trace"): the_trace_is_replayed,
+    ("bench", "--concurrency"): so_many_callers_ask,
+    ("bench", "--requests"): it_stops_after_so_many,
+    ("bench", "--duration"): it_takes_so_long,
+    ("bench", "--warmup"): the_warmup_comes_before,
+    ("bench", "--timeout"): an_answer_may_take_so_long,
+    ("bench", "--rows"): requests_have_so_many_rows,
+    ("bench", "--seed"): the_seed_decides,
+    ("bench", "--slo"): an_objective_is_judged,
+    ("bench", "--out"): attempts_are_kept,
+    ("bench", "--pid"): that_process_is_watched,
+    ("bench", "--find-capacity"): a_capacity_is_looked_for,
+    ("bench", "--ramp"): rates_rise,
+    ("bench", "--scenario"): a_scenario_is_played,
+    ("bench", "--self"): the_client_is_measured,
+}
+
 CASES: dict[Flag, Case | str] = {
     ("serve", "--record-arrivals"): arrivals_are_recorded,
     ("serve", "SOURCE"): a_source_is_served,
@@ -135,7 +371,7 @@ CASES: dict[Flag, Case | str] = {
 
 
 def test_every_flag_of_every_command_has_a_case_that_shows_what_it_does() -> None:
-    assert set(flags_of(app)) == set(CASES)
+    assert set(flags_of(app)) == {*CASES, *BENCH_CASES}
     demo = (Path(__file__).parent / "test_demo.py").read_text()
     assert not [name for name in CASES.values() if isinstance(name, str) and name not in demo]
 
@@ -154,12 +390,18 @@ def test_a_flag_changes_what_happens(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.wire
+@pytest.mark.parametrize("case", BENCH_CASES.values(), ids=[flag for _, flag in BENCH_CASES])
+def test_a_flag_of_bench_changes_what_happens(case: BenchCase, tmp_path: Path, toy: Served) -> None:
+    case(Bench(tmp_path, toy))
+
+
+@pytest.mark.wire
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
         ("serve zoo:minilm-l7", "the zoo has no 'minilm-l7'; did you mean zoo:minilm-l6?"),
         ("serve zoo:toy --set server.htp_port=1", "did you mean server.http_port?"),
-        ("serve zoo:toy -s models.toy.options.base=3", "did you mean base_ms?"),
+        ("serve zoo:toy --http-port 0 -s models.toy.options.base=3", "did you mean base_ms?"),
         ("serve zoo:toy --set models.toy.backend=tory", "did you mean toy?"),
         ("serve zoo:toy --http-port 99999", "must be ≤ 65535"),
         ("serve zoo:toy --http-port eighty", '--http-port: unable to convert "eighty"'),

@@ -30,11 +30,12 @@ _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What goes into a request."""
+    """What goes into a request; `headers` are further lines, each with its end."""
 
     path: str
     content: bytes
     content_type: str = JSON
+    headers: str = ""
 
 
 class Adapter(Protocol):
@@ -56,7 +57,7 @@ def prepare(adapter: Adapter, workload: Workload, target: Target) -> Questions:
     for input_id in range(len(workload)):
         body = adapter.body(workload, input_id)
         path = target.base_path + body.path
-        requests.append(post(target.authority, path, body.content, body.content_type))
+        requests.append(post(target.authority, path, body.content, body.content_type, body.headers))
         digest.update(f"{body.path} {len(body.content)} ".encode() + body.content)
     return Questions(
         name=f"{adapter.name} {workload.name}",
@@ -84,7 +85,7 @@ _read_oip: Final = msgspec.json.Decoder(_OipAnswer).decode
 class Oip:
     """The Open Inference Protocol in JSON: texts as BYTES, tensors as what they are.
 
-    The binary form of tensors comes with the server's own support for it.
+    `palio.bench.binary` has the binary form.
     """
 
     name = "oip"
@@ -119,7 +120,7 @@ class Oip:
         if not workload.expected:
             return True
         named = [each for each in outputs if self._output in ("", each.name)]
-        return bool(named) and _is_close(named[0].data, workload.expected[input_id])
+        return bool(named) and is_close(named[0].data, workload.expected[input_id])
 
 
 class _Embedding(msgspec.Struct, gc=False):
@@ -162,7 +163,7 @@ class OpenAIEmbeddings:
             return False
         if not workload.expected:
             return True
-        return _is_close([x for each in vectors for x in each], workload.expected[input_id])
+        return is_close([x for each in vectors for x in each], workload.expected[input_id])
 
 
 _place: Final = re.compile(r"\{(?:text|texts|data|n)\}")
@@ -268,7 +269,8 @@ def _is_whole(output: _OipOutput) -> bool:
     )
 
 
-def _is_close(given: Sequence[Any], expected: Array) -> bool:
+def is_close(given: Sequence[Any] | Array, expected: Array) -> bool:
+    """Whether values are the expected ones, up to how float32 is spelt and summed."""
     try:
         values = np.array(given, np.float64)
     except (TypeError, ValueError):

@@ -9,12 +9,13 @@ from urllib.parse import quote
 import orjson
 
 from palio.bench.adapters import Adapter, FormTemplate, JsonTemplate, Oip, OpenAIEmbeddings
+from palio.bench.binary import OipBinary
 from palio.bench.fetch import page, unreachable
 from palio.bench.target import Target
 from palio.bench.workloads import Workload
 from palio.core.errors import SettingsError
 
-Way = Literal["auto", "openai", "oip", "json", "form"]
+Way = Literal["auto", "openai", "oip", "oip-binary", "json", "form"]
 
 
 class Unreachable(Exception):
@@ -23,10 +24,11 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """How to ask: the way, the model where it needs one, path and template for plain HTTP."""
+    """How to ask: the way, the model and its input where it needs them, or a path and template."""
 
     way: Way = "auto"
     model: str = ""
+    tensor: str = ""
     path: str = "/"
     template: str = ""
 
@@ -53,7 +55,8 @@ def adapter_for(asking: Asking, workload: Workload, target: Target) -> Adapter:
     model = asking.model or _only_model(target, has_texts=bool(workload.texts))
     if way == "openai":
         return OpenAIEmbeddings(model)
-    return Oip(model, _first_input(target, model))
+    tensor = asking.tensor or _first_input(target, model)
+    return OipBinary(model, tensor) if way == "oip-binary" else Oip(model, tensor)
 
 
 def _only_model(target: Target, *, has_texts: bool) -> str:

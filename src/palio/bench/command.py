@@ -103,7 +103,7 @@ def bench_capacity(wish: Wish, cache: Path, console: Console) -> int:
     slo, load = read_slo(wish.slo), replace(_open(wish), rate_per_s=1.0)
     order = _order(wish, load, cache)
     try:
-        found = find_capacity(order, load, slo, heard=_heard(console))
+        found = find_capacity(order, load, slo, heard=_heard(console, slo))
     except NoCapacity as error:
         console.print(f"no capacity: {error}", style="bold red", highlight=False, soft_wrap=True)
         return 1
@@ -208,7 +208,7 @@ def _load(wish: Wish) -> Load:
     if wish.rate is not None or wish.trace:
         return _open(wish)
     return ClosedLoad(
-        concurrency=wish.concurrency or 1,
+        concurrency=1 if wish.concurrency is None else wish.concurrency,
         duration_s=0.0 if wish.requests else wish.duration_s,
         requests=wish.requests,
         seed=wish.seed,
@@ -284,13 +284,17 @@ def _usage_line(outcome: Outcome) -> str:
     return "server: " + ", ".join(parts or ["nothing could be watched"])
 
 
-def _heard(console: Console) -> Callable[[float, Outcome], None]:
+def _heard(console: Console, slo: Slo) -> Callable[[float, Outcome], None]:
+    """A line for each trial: of its percentiles the promised one, or p99 if that is another."""
+
     def heard(rate: float, outcome: Outcome) -> None:
         if outcome.verdict is None or outcome.summary is None:
             return
         name = "closed loop" if rate == float("inf") else f"{rate:,.1f}/s"
         has_numbers = outcome.verdict.has_numbers or outcome.verdict.state is State.UNSTEADY
-        figures = f"p99 {outcome.summary.latency[2].latency_ms:.1f} ms" if has_numbers else ""
+        latency = {each.percent: each for each in outcome.summary.latency}
+        asked = latency.get(slo.percent, latency[99.0])
+        figures = f"p{asked.percent:g} {milliseconds(asked)}" if has_numbers else ""
         console.print(f"  {name:>12} {outcome.verdict.state} {figures}", highlight=False)
 
     return heard

@@ -43,11 +43,11 @@ class Questions:
         return int(np.argmin(apart + np.abs(self.lengths.astype(np.int64) - length)))
 
 
-def post(authority: str, path: str, body: bytes, content_type: str) -> bytes:
-    """One HTTP/1.1 POST as bytes."""
+def post(authority: str, path: str, body: bytes, content_type: str, headers: str = "") -> bytes:
+    """One HTTP/1.1 POST as bytes; `headers` are further lines, each with its end."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: palio-bench\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     )
     return head.encode() + body
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from palio.bench.attempts import Attempts
 from palio.bench.checks import TrialFacts, judge, measured, settling
 from palio.bench.drive import Driven, Keep, Tell, drive_alone
+from palio.bench.export import MissingExtra, export_parquet
 from palio.bench.fetch import page
 from palio.bench.fingerprint import fingerprint
 from palio.bench.load import Load, OpenLoad
@@ -28,6 +29,8 @@ from palio.bench.slo import Slo
 from palio.bench.summary import Summary, summarise
 from palio.bench.target import Target
 from palio.bench.verdict import Verdict
+
+PARQUET: Final = "attempts.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,9 @@ def run_trial(order: Order, progress: Tell | None = None) -> Outcome:
             write_manifest(recorder.folder, recorder.manifest)
         else:
             recorder.finish(outcome.verdict)
+        with suppress(MissingExtra):
+            # For those who have the extra: the same rows in a form that other tools read.
+            export_parquet(driven.attempts, recorder.folder / PARQUET)
         return replace(outcome, folder=recorder.folder)
 
 
@@ -116,6 +122,7 @@ def _outcome(order: Order, driven: Driven, resources: Path) -> Outcome:
         until_ns=end,
         slo_ms=None if order.slo is None else order.slo.limit_ms,
         client_cpu_share=driven.client_cpu_share,
+        in_flight_mean=driven.in_flight_mean,
     )
     outcome = replace(outcome, verdict=judge(facts))
     if not len(facts.judged):
@@ -124,7 +131,7 @@ def _outcome(order: Order, driven: Driven, resources: Path) -> Outcome:
     return replace(
         outcome,
         summary=summarise(driven.attempts, order.load, begin if settled is None else settled, end),
-        is_slo_met=None if order.slo is None else _is_met(order.slo, measured(facts)),
+        is_slo_met=None if order.slo is None else is_kept(order.slo, measured(facts)),
     )
 
 
@@ -134,8 +141,8 @@ def _used(order: Order, resources: Path, begin_ns: int, end_ns: int) -> Usage | 
     return usage(read_samples(resources), begin_ns=begin_ns, end_ns=end_ns)
 
 
-def _is_met(slo: Slo, rows: Attempts) -> bool | None:
-    """Over the rows that the figures are of; None where they are too few for that percentile."""
+def is_kept(slo: Slo, rows: Attempts) -> bool | None:
+    """Whether these rows keep to it; None where they are too few for such a percentile."""
     if slo.error_ratio(rows) > slo.max_error_ratio:
         return False
     return slo.is_met(rows) if supports(rows.latency_ms, slo.percent) else None
@@ -157,7 +164,13 @@ def _recorder(order: Order, out: Path) -> Recorder:
         client=order.client,
     )
     schedule = draw(order.load).offsets if isinstance(order.load, OpenLoad) else None
-    return Recorder(out / manifest.name, manifest, schedule=schedule)
+    return Recorder(_free(out, manifest.name), manifest, schedule=schedule)
+
+
+def _free(out: Path, name: str) -> Path:
+    """A folder of that name, or with a number behind it: the same may be asked twice a second."""
+    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+    return next((out / each for each in names if not (out / each).exists()), out / name)
 
 
 def _window(load: Load, driven: Driven) -> tuple[int, int]:
