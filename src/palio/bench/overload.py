@@ -15,7 +15,7 @@ import numpy as np
 from palio.bench.attempts import I64, NEVER, Attempts, Bools, Fault
 from palio.bench.load import OpenLoad
 
-TURNED_AWAY: Final = (429, 503)
+TURNED_AWAY: Final = (429, 503, 504)
 LOST_SHARE: Final = 0.01  # more than this timed out, turned away, or without a free connection
 BEHIND: Final = 0.01  # the backlog grows by more than this share of what is offered
 CLIMBS: Final = 0.5  # three of four pairs of moments have the longer backlog later
