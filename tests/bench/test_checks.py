@@ -90,6 +90,14 @@ def test_lag_has_a_limit_that_a_generous_promise_widens(
     assert checks(found) == ([] if passes else ["lag"])
 
 
+def test_more_than_the_client_was_calibrated_for_is_not_believed() -> None:
+    offered = len(rows()) / 10
+    assert verdict(rows(), clean_per_s=offered).state is State.OK
+    found = verdict(rows(), clean_per_s=offered - 1)
+    assert (found.state, checks(found)) == (State.INVALID_CLIENT, ["ceiling"])
+    assert verdict(rows(), _CLOSED, clean_per_s=1.0).state is State.OK
+
+
 def test_lag_is_said_in_figures() -> None:
     assert verdict(late(2, 1)).line() == (
         "INVALID(client): the client sent late: p99 2.00 ms after it meant to, allowed are 0.5 ms"

@@ -36,7 +36,8 @@ class TrialFacts:
     client_cpu_share: of the client's one core. in_flight_mean: how many requests were on average
     sent and unanswered from `from_ns` to `until_ns`, as the driver counted them while it ran and
     not as the rows say afterwards: the one count that can contradict them. clock_jump_ms: by how
-    much the monotonic clock and the wall clock came apart. None: nobody looked, nothing is said.
+    much the monotonic clock and the wall clock came apart. clean_per_s: the highest rate at which
+    this client was seen to be on time on this machine. None: nobody looked, nothing is said.
     """
 
     attempts: Attempts
@@ -47,6 +48,7 @@ class TrialFacts:
     client_cpu_share: float | None = None
     in_flight_mean: float | None = None
     clock_jump_ms: float | None = None
+    clean_per_s: float | None = None
 
     @property
     def judged(self) -> Attempts:
@@ -117,11 +119,24 @@ def _client(facts: TrialFacts, rows: Attempts, *, is_overloaded: bool) -> list[R
     ]
     if isinstance(facts.load, OpenLoad):
         checks += [
+            lambda: _ceiling(facts),
             lambda: _lag(facts, rows, is_overloaded=is_overloaded),
             lambda: _rate(facts, rows),
             lambda: None if is_overloaded else _drops(rows),
         ]
     return [reason for check in checks if (reason := check()) is not None]
+
+
+def _ceiling(facts: TrialFacts) -> Reason | None:
+    """More than the client was seen to do cleanly is not believed, however well it seems to go."""
+    offered = len(facts.judged) / ((facts.until_ns - facts.from_ns) / 1e9)
+    if not facts.clean_per_s or offered <= facts.clean_per_s:
+        return None
+    return Reason(
+        "ceiling",
+        f"{offered:,.0f} requests a second are more than the {facts.clean_per_s:,.0f} at which "
+        "this client was last seen to be on time here (`palio bench --self` looks again)",
+    )
 
 
 def _lag(facts: TrialFacts, rows: Attempts, *, is_overloaded: bool) -> Reason | None:

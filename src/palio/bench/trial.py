@@ -122,6 +122,7 @@ def _outcome(order: Order, driven: Driven, resources: Path) -> Outcome:
         until_ns=end,
         slo_ms=None if order.slo is None else order.slo.limit_ms,
         client_cpu_share=driven.client_cpu_share,
+        clean_per_s=order.client.get("clean_per_s"),
         in_flight_mean=driven.in_flight_mean,
     )
     outcome = replace(outcome, verdict=judge(facts))

@@ -53,7 +53,7 @@ def most_useful_per_second(
     """
     first = waiting[oldest]
     if waiting[-1].length == waiting[0].length:
-        return _one_length(waiting, oldest, max_rows, cost)
+        return _one_length(waiting, oldest, max_rows)
     base, unit, square = cost.base_ns, cost.unit_ns, cost.square_ns
     fill = 1.0 - max_padding
     best_rate = -1.0
@@ -93,11 +93,8 @@ def most_useful_per_second(
     return best if first.rows <= max_rows else (oldest, oldest + 1)
 
 
-def _one_length(
-    waiting: Sequence[Sized], oldest: int, max_rows: int, cost: Cost
-) -> tuple[int, int]:
+def _one_length(waiting: Sequence[Sized], oldest: int, max_rows: int) -> tuple[int, int]:
     """Everybody is of one length: more rows never lower the rate, so take those next in line."""
-    del cost
     rows = waiting[oldest].rows
     high = oldest + 1
     while high < len(waiting) and rows + waiting[high].rows <= max_rows:
@@ -119,8 +116,8 @@ def everything_near(
     cost: Cost,
 ) -> tuple[int, int]:
     """As many neighbours as fit, whatever the padding: what a batcher blind to length does."""
-    del max_padding
-    return _one_length(waiting, oldest, max_rows, cost)
+    del max_padding, cost
+    return _one_length(waiting, oldest, max_rows)
 
 
 def alone(
