@@ -95,7 +95,6 @@ def _spec(
         ),
         deadline_ns=model.deadline_ns,
         is_batching=batch.enabled,
-        by_length=batch.bucket == "auto",
         max_text_chars=server.max_text_chars,
         open_encoder=_encoder(folder, manifest),
     )

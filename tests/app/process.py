@@ -17,22 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.kit.answers import Answer
+
 PATIENCE_S = 60
 PALIO = (sys.executable, "-m", "palio.cli")
 _READY = re.compile(r"palio is ready at (\S+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer, its headers by their names in small letters."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass(frozen=True, slots=True)

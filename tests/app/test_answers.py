@@ -25,12 +25,12 @@ from tests.app.process import (
     EMBED,
     PATIENCE_S,
     TOY_INFER,
-    Answer,
     Served,
     metrics_of,
     serving,
     toy_rows,
 )
+from tests.kit.answers import Answer
 from tests.kit.callers import closed_loop, post_json
 
 MINILM_INFER = "/v2/models/minilm-l6/infer"

@@ -27,7 +27,6 @@ from tests.app.process import (
     PALIO,
     PATIENCE_S,
     TOY_INFER,
-    Answer,
     Served,
     ask_on,
     environment,
@@ -36,6 +35,7 @@ from tests.app.process import (
     toy_rows,
 )
 from tests.app.test_answers import json_bytes, read_answer
+from tests.kit.answers import Answer
 from tests.kit.served import DOUBLER, FakeBackend, double, spec_of
 from tests.server.house import get, post
 

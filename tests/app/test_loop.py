@@ -17,8 +17,9 @@ from palio.app import Server, prepare
 from palio.settings import cache_root, load_settings
 from palio.toolchain.cache import Cache
 from palio.toolchain.progress import Silent
-from tests.app.process import EMBED, PATIENCE_S, TOY_INFER, Answer, toy_rows
+from tests.app.process import EMBED, PATIENCE_S, TOY_INFER, toy_rows
 from tests.app.test_answers import json_bytes, read_answer, unique_texts
+from tests.kit.answers import Answer
 from tests.server.house import get, post
 
 LONGEST_S = 0.05

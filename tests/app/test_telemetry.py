@@ -14,7 +14,6 @@ import pytest
 from palio.telemetry import names
 from tests.app.process import (
     TOY_INFER,
-    Answer,
     Served,
     metrics_of,
     samples_of,
@@ -23,6 +22,7 @@ from tests.app.process import (
 )
 from tests.app.test_answers import json_bytes
 from tests.app.test_life import wait_until_running
+from tests.kit.answers import Answer
 from tests.kit.callers import closed_loop, post_json
 from tests.server.house import post
 

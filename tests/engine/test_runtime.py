@@ -123,17 +123,6 @@ async def test_texts_are_padded_together_and_answered_as_if_alone(clock: HandClo
         assert (feeds["input_ids"][feeds["attention_mask"] == 0] == 7).all()
 
 
-async def test_with_buckets_off_texts_run_in_the_order_they_came(clock: HandClock) -> None:
-    backend = FakeBackend(LETTERS, count_letters)
-    spec = spec_of(LETTERS, backend, by_length=False)
-    async with running(clock, spec) as runtime:
-        await ask(runtime, request(texts("aaaa", "b", "ccc", "dd", "e"), model="letters"))
-    assert [feeds["attention_mask"].sum(1).tolist() for feeds in backend.feeds[6:]] == [
-        [4, 1, 3, 2],
-        [1],
-    ]
-
-
 async def test_with_batching_off_every_row_runs_alone(clock: HandClock) -> None:
     backend = FakeBackend(LETTERS, count_letters)
     async with running(clock, spec_of(LETTERS, backend, is_batching=False)) as runtime:

@@ -14,6 +14,7 @@ import anyio
 from palio.server.http import HttpDoor
 from palio.server.limits import DoorLimits
 from palio.server.record import ExchangeRecord
+from tests.kit.answers import Answer
 from tests.kit.fake_inference import FakeInference
 
 PATIENCE_S = 5
@@ -35,17 +36,6 @@ class Hand:
 
     def move(self, seconds: float) -> None:
         self.now += round(seconds * SECOND)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass(slots=True)

@@ -30,7 +30,6 @@ from palio.bench.workloads import read_workload
 from palio.core.errors import SettingsError
 
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
-SCENARIOS: Final[tuple[Scenario, ...]] = ("single-stream", "multi-stream", "server", "offline")
 _STREAM_ROWS: Final = 8
 _OFFLINE_CALLERS: Final = 64
 _STOPPED: Final = "stopped before its end: no verdict, no numbers"

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from palio.core.batching import BatchQueue, BatchRule
+from palio.core.batching import BatchQueue, BatchRule, rows_of
 from palio.core.costs import CostLearner
 from palio.core.errors import (
     BackendFailed,
@@ -344,7 +344,7 @@ class Batcher(Generic[In, Out]):
 
     def _run(self, worker: _Worker[In, Out], batch: tuple[Place[In], ...]) -> _Finished[In, Out]:
         began = self._clock.now_ns()
-        rows = sum(place.rows for place in batch)
+        rows = rows_of(batch)
         length = max(place.length for place in batch)
         predicted = self._learner.cost.predict_ns(rows, length)
         payloads = [place.payload for place in batch]

@@ -46,7 +46,6 @@ class ModelSpec:
     rule: BatchRule
     deadline_ns: int
     is_batching: bool = True
-    by_length: bool = True
     max_text_chars: int = 8192
     open_encoder: Callable[[], Encoder] | None = None
 
@@ -252,12 +251,9 @@ class ServedModel:
             self._batcher.cancel(call)
 
     def text_pieces(self, question: Question, ids: Sequence[Ids]) -> list[Piece[Rows]]:
-        """One piece a text; with length buckets off all count as equally long."""
+        """One piece a text; what they come to in tokens is noted on the question."""
         question.tokens = sum(map(len, ids))
-        pieces = [text_piece(one) for one in ids]
-        if self.spec.by_length:
-            return pieces
-        return [Piece(p.payload, 1, 1, None, p.size_bytes) for p in pieces]
+        return [text_piece(one) for one in ids]
 
     def respond(self, question: Question, arrays: Rows) -> InferResponse:
         """The answer, with the outputs that were asked for."""
